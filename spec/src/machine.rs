@@ -72,12 +72,7 @@ pub trait Machine: Data {
     fn fold(durable: &mut Self::Durable, write: &Self::Write);
 
     /// Takes one step. Total: it neither fails nor blocks, whatever a peer sent.
-    fn step(
-        &mut self,
-        event: Event<Self>,
-        cx: &mut Context<'_>,
-        effects: &mut Vec<Effect<Self>>,
-    );
+    fn step(&mut self, event: Event<Self>, cx: &mut Context<'_>, effects: &mut Vec<Effect<Self>>);
 }
 
 /// What happens to a machine.

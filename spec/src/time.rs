@@ -24,9 +24,7 @@ impl Instant {
 
 /// Milliseconds that the cluster counted while it had a leader. Every log entry carries it; it never goes back, and
 /// no wall clock can move it.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct ClusterTime(pub u64);
 
 /// Named timers: at most one of each, fired in order of their deadlines.

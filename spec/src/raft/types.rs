@@ -13,9 +13,7 @@ use bincode::{
 use crate::time::ClusterTime;
 
 /// Raft's logical clock.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct Term(pub u64);
 
 impl Term {
@@ -27,9 +25,7 @@ impl Term {
 }
 
 /// A position in the log; the first entry has index 1.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct Index(pub u64);
 
 impl Index {
@@ -47,9 +43,7 @@ impl Index {
 }
 
 /// Names a server for as long as it lives under one name: a UUID that its data directory keeps.
-#[derive(
-    Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode,
-)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct NodeId(pub u128);
 
 impl fmt::Display for NodeId {
@@ -75,15 +69,11 @@ impl fmt::Debug for NodeId {
 
 /// Names a disk: minted when a blank data directory is first used, so that a wiped disk is a new server and can't
 /// vote as the old one.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct DiskId(pub u64);
 
 /// A server in Raft.
-#[derive(
-    Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode,
-)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct ServerId {
     /// The node.
     pub node: NodeId,
@@ -109,9 +99,7 @@ impl fmt::Debug for ServerId {
 }
 
 /// Names a cluster from its formation on; servers of two clusters refuse each other.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct ClusterId(pub u128);
 
 /// What an entry carries for the state machine: opaque to Raft.
@@ -142,8 +130,8 @@ impl Encode for Payload {
 
 impl<C> Decode<C> for Payload {
     fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Self, DecodeError> {
-        let length = usize::try_from(u64::decode(decoder)?)
-            .map_err(|_| DecodeError::LimitExceeded)?;
+        let length =
+            usize::try_from(u64::decode(decoder)?).map_err(|_| DecodeError::LimitExceeded)?;
         // The claim fails before anything is allocated for a length that the frame can't hold.
         decoder.claim_container_read::<u8>(length)?;
         let mut bytes = alloc::vec![0; length];
@@ -227,9 +215,7 @@ impl Configuration {
 }
 
 /// Names a snapshot by the last entry that it holds.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct SnapshotId {
     /// The last entry's index.
     pub index: Index,
@@ -253,9 +239,7 @@ pub struct SnapshotMeta {
 }
 
 /// The term and the vote in it: one record, never two (a crash between them could vote twice in a term).
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct HardState {
     /// The highest term seen.
     pub term: Term,
