@@ -140,6 +140,8 @@ impl<C> Decode<C> for Payload {
     }
 }
 
+bincode::impl_borrow_decode!(Payload);
+
 /// What an entry asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub enum Request {
