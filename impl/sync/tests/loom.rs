@@ -1,0 +1,242 @@
+//! Loom explores the interleavings of the primitives: `RUSTFLAGS="--cfg loom" cargo test -p agent-sync --release`.
+//!
+//! A lost wake-up shows as a deadlock: the sleeper below sleeps on loom's own condition variable.
+#![cfg(loom)]
+
+use std::{
+    future::Future,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, Wake},
+};
+
+use agent_sync::{GroupCommit, Latch, Published, Taken, Topic, Watches};
+use loom::{
+    sync::{
+        Condvar, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+struct Sleeper {
+    woken: Mutex<bool>,
+    condvar: Condvar,
+}
+
+impl Wake for Sleeper {
+    fn wake(self: Arc<Self>) {
+        *self.woken.lock().unwrap() = true;
+        self.condvar.notify_one();
+    }
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    let sleeper = Arc::new(Sleeper { woken: Mutex::new(false), condvar: Condvar::new() });
+    let waker = sleeper.clone().into();
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        let mut woken = sleeper.woken.lock().unwrap();
+        while !*woken {
+            woken = sleeper.condvar.wait(woken).unwrap();
+        }
+        *woken = false;
+    }
+}
+
+fn explore(model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(model);
+}
+
+#[test]
+fn no_item_is_lost_and_no_sleeper_forgotten() {
+    explore(|| {
+        let queue = Arc::new(GroupCommit::new(8, 8));
+        let producers: Vec<_> = (0..2)
+            .map(|n| {
+                let queue = queue.clone();
+                thread::spawn(move || queue.send(n).unwrap())
+            })
+            .collect();
+        let mut out = Vec::new();
+        while out.len() < 2 {
+            assert_eq!(queue.take(&mut out, None), Taken::Items);
+        }
+        out.sort_unstable();
+        assert_eq!(out, [0, 1]);
+        for producer in producers {
+            producer.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn what_was_accepted_before_a_close_is_taken_before_the_end() {
+    explore(|| {
+        let queue = Arc::new(GroupCommit::new(8, 8));
+        let accepted = {
+            let queue = queue.clone();
+            thread::spawn(move || {
+                usize::from(queue.send(()).is_ok()) + usize::from(queue.push(()).is_ok())
+            })
+        };
+        let closer = {
+            let queue = queue.clone();
+            thread::spawn(move || queue.close())
+        };
+        let mut out = Vec::new();
+        while queue.take(&mut out, None) != Taken::Closed {}
+        assert_eq!(accepted.join().unwrap(), out.len());
+        closer.join().unwrap();
+    });
+}
+
+#[test]
+fn an_index_is_never_seen_before_its_state() {
+    explore(|| {
+        let published = Arc::new(Published::new(0, Arc::new(0_u64)));
+        let publisher = {
+            let published = published.clone();
+            thread::spawn(move || {
+                published.publish(1, Arc::new(1));
+                published.publish(2, Arc::new(2));
+            })
+        };
+        let index = published.index();
+        let version = published.load();
+        assert_eq!(version.index, *version.value);
+        assert!(version.index >= index);
+        publisher.join().unwrap();
+    });
+}
+
+#[test]
+fn a_wait_for_an_index_ends() {
+    explore(|| {
+        let published = Arc::new(Published::new(0, Arc::new(0_u64)));
+        let publisher = {
+            let published = published.clone();
+            thread::spawn(move || {
+                published.publish(1, Arc::new(1));
+                published.publish(2, Arc::new(2));
+            })
+        };
+        let version = block_on(published.wait_for(2));
+        assert_eq!((version.index, *version.value), (2, 2));
+        publisher.join().unwrap();
+        assert_eq!(published.waiting(), 0);
+    });
+}
+
+#[test]
+fn a_cancelled_wait_leaves_the_count_right() {
+    explore(|| {
+        let published = Arc::new(Published::new(0, Arc::new(())));
+        let publisher = {
+            let published = published.clone();
+            thread::spawn(move || published.publish(1, Arc::new(())))
+        };
+        {
+            let mut wait = pin!(published.wait_for(1));
+            let _ = wait.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop()));
+        }
+        publisher.join().unwrap();
+        assert_eq!(published.waiting(), 0);
+    });
+}
+
+/// What a blocking query does: register, read, sleep. The state is a number that a writer raises without a lock.
+fn a_query_sees_the_write(topic: Topic<'static>, wake: fn(&Watches)) {
+    explore(move || {
+        let (watches, state) = (Watches::new(), Arc::new(AtomicUsize::new(0)));
+        let writer = {
+            let (watches, state) = (watches.clone(), state.clone());
+            thread::spawn(move || {
+                state.store(1, Ordering::Release);
+                wake(&watches);
+            })
+        };
+        let watch = watches.register(topic);
+        if state.load(Ordering::Acquire) == 0 {
+            block_on(watch);
+            assert_eq!(state.load(Ordering::Acquire), 1, "woken by nothing");
+        } else {
+            drop(watch);
+        }
+        writer.join().unwrap();
+        assert_eq!(watches.len(), 0);
+    });
+}
+
+#[test]
+fn register_then_read_loses_no_wake_of_a_key() {
+    a_query_sees_the_write(Topic::Key(0, b"k"), |watches| watches.wake_key(0, b"k"));
+}
+
+#[test]
+fn register_then_read_loses_no_wake_of_a_prefix() {
+    a_query_sees_the_write(Topic::Prefix(0, b"k"), |watches| watches.wake_key(0, b"key"));
+    a_query_sees_the_write(Topic::Prefix(0, b"key"), |watches| watches.wake_prefix(0, b"k"));
+    a_query_sees_the_write(Topic::Key(0, b"key"), Watches::wake_all);
+}
+
+#[test]
+fn watches_of_one_topic_come_and_go_while_it_is_woken() {
+    explore(|| {
+        let watches = Watches::new();
+        let kept = watches.register(Topic::Key(0, b"k"));
+        let cancelled = {
+            let watches = watches.clone();
+            thread::spawn(move || {
+                let cancelled = watches.register(Topic::Key(0, b"k"));
+                drop(cancelled);
+                // Takes a slot that was freed, or one of a group made since the wake.
+                watches.register(Topic::Key(0, b"k"))
+            })
+        };
+        let waker = {
+            let watches = watches.clone();
+            thread::spawn(move || watches.wake_key(0, b"k"))
+        };
+        block_on(kept);
+        waker.join().unwrap();
+        let last = cancelled.join().unwrap();
+        assert_eq!(watches.len(), usize::from(!last.is_touched()));
+        drop(last);
+        assert_eq!(watches.len(), 0);
+    });
+}
+
+#[test]
+fn a_shutdown_drains_once_and_after_everybody_left() {
+    explore(|| {
+        let (latch, done) = (Latch::new(), Arc::new(AtomicUsize::new(0)));
+        let worker = {
+            let (latch, done) = (latch.clone(), done.clone());
+            thread::spawn(move || {
+                if let Some(inside) = latch.enter() {
+                    done.fetch_add(1, Ordering::Relaxed);
+                    drop(inside);
+                    return 1;
+                }
+                0
+            })
+        };
+        let other = {
+            let latch = latch.clone();
+            thread::spawn(move || latch.trip())
+        };
+        let first = latch.trip();
+        block_on(latch.tripped());
+        block_on(latch.drained());
+        assert!(latch.enter().is_none());
+        let done = done.load(Ordering::Relaxed);
+        assert!(first ^ other.join().unwrap());
+        assert_eq!(done, worker.join().unwrap(), "drained with somebody inside");
+    });
+}
