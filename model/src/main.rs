@@ -1,0 +1,256 @@
+//! The command line of the model checker: `check`, `explore`, `mutants`, `list`.
+
+use std::{collections::BTreeMap, net::SocketAddr, process::ExitCode};
+
+use anyhow::{bail, ensure};
+use clap::{Parser, Subcommand};
+use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use model::{
+    Hunt, Hunted, Scope, Tier, expected, mutants,
+    table::{self, Row},
+};
+
+/// Explores the machines of `spec`: every state within a scope's bounds, every crash, loss and reordering.
+#[derive(Parser)]
+#[command(name = "model")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Explore scopes whole, and hold each to its properties and its exact number of states.
+    Check {
+        /// Scopes by name, or by the beginning of their names; all of the tier where none is given.
+        names: Vec<String>,
+        /// `deep` also runs what `ci` runs.
+        #[arg(long, value_enum, default_value_t = Tier::Ci)]
+        tier: Tier,
+        /// Write the numbers of states that were found to model/expected.toml.
+        #[arg(long)]
+        bless: bool,
+        /// Threads of the search; as many as there are cores where not given.
+        #[arg(long)]
+        threads: Option<usize>,
+    },
+    /// Serve Stateright's Explorer of one scope.
+    Explore {
+        /// The scope.
+        name: String,
+        /// Where to listen.
+        #[arg(long, default_value = "127.0.0.1:3000")]
+        bind: SocketAddr,
+    },
+    /// Put known bugs into `spec`, one at a time, and demand that the named property catches each.
+    Mutants {
+        /// Mutants by name or number; all of the tier where none is given.
+        names: Vec<String>,
+        /// `deep` also runs what `ci` runs.
+        #[arg(long, value_enum, default_value_t = Tier::Deep)]
+        tier: Tier,
+        /// Only check that each line matches exactly once and that scope and property exist.
+        #[arg(long)]
+        check_lines: bool,
+        /// Only those whose file differs from this revision.
+        #[arg(long, value_name = "REV")]
+        changed_since: Option<String>,
+    },
+    /// List scopes and mutants.
+    List,
+    /// Look for one property's violation in one scope; exit status 42 where there is one.
+    #[command(hide = true)]
+    Hunt {
+        scope: String,
+        property: String,
+        #[arg(long, value_enum, default_value_t = Hunt::Breadth)]
+        search: Hunt,
+    },
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    match Arguments::parse().command {
+        Action::Check { names, tier, bless, threads } => check(&names, tier, bless, threads),
+        Action::Explore { name, bind } => {
+            let scope = one_scope(&name)?;
+            println!("Exploring {} on http://{bind}/", scope.name);
+            scope.explore(bind);
+            Ok(ExitCode::SUCCESS)
+        }
+        Action::Mutants { names, tier, check_lines, changed_since } => {
+            run_mutants(&names, tier, check_lines, changed_since.as_deref())
+        }
+        Action::List => list(),
+        Action::Hunt { scope, property, search } => hunt(&scope, &property, search),
+    }
+}
+
+fn one_scope(name: &str) -> anyhow::Result<Scope> {
+    match model::scopes().into_iter().find(|scope| scope.name == name) {
+        Some(scope) => Ok(scope),
+        None => bail!("no scope is called {name:?}; `list` names them"),
+    }
+}
+
+fn chosen_scopes(names: &[String], tier: Tier) -> anyhow::Result<Vec<Scope>> {
+    let all = model::scopes();
+    if names.is_empty() {
+        return Ok(all.into_iter().filter(|scope| scope.tier <= tier).collect());
+    }
+    for name in names {
+        ensure!(
+            all.iter().any(|scope| scope.name.starts_with(name.as_str())),
+            "no scope is called {name:?}; `list` names them"
+        );
+    }
+    let named = |scope: &Scope| {
+        let exact = names.iter().any(|name| name == scope.name);
+        // A full name means that scope alone, though others may begin with it.
+        exact
+            || names.iter().any(|name| {
+                scope.name.starts_with(name.as_str()) && !all.iter().any(|s| s.name == *name)
+            })
+    };
+    Ok(all.iter().filter(|scope| named(scope)).cloned().collect())
+}
+
+fn bar(name: &str) -> ProgressBar {
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} {elapsed_precise} {msg}") {
+        bar.set_style(style);
+    }
+    bar.set_prefix(name.to_owned());
+    bar
+}
+
+fn check(
+    names: &[String],
+    tier: Tier,
+    bless: bool,
+    threads: Option<usize>,
+) -> anyhow::Result<ExitCode> {
+    let threads = threads
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+        .max(1);
+    let counts = expected::read().unwrap_or_default();
+    let mut rows = Vec::new();
+    for scope in chosen_scopes(names, tier)? {
+        let bar = bar(scope.name);
+        let report = scope.check(threads, &mut |states, generated| {
+            bar.set_message(format!(
+                "{} states, {} transitions",
+                HumanCount(u64::try_from(states).unwrap_or(u64::MAX)),
+                HumanCount(u64::try_from(generated).unwrap_or(u64::MAX))
+            ));
+            bar.tick();
+        });
+        bar.finish_and_clear();
+        let expected = counts.get(scope.name).copied();
+        rows.push(Row { scope, report, expected });
+    }
+    if bless {
+        // A run that failed was cut short: its count means nothing.
+        let found: BTreeMap<_, _> = rows
+            .iter()
+            .filter(|row| row.report.is_clean())
+            .map(|row| (row.scope.name.to_owned(), row.report.states))
+            .collect();
+        expected::bless(&found)?;
+        for row in &mut rows {
+            row.expected = found.get(row.scope.name).copied().or(row.expected);
+        }
+    }
+    for row in &rows {
+        print!("{}", table::violations(row));
+    }
+    print!("{}", table::render(&rows));
+    Ok(if rows.iter().all(Row::passed) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn run_mutants(
+    names: &[String],
+    tier: Tier,
+    check_lines: bool,
+    changed_since: Option<&str>,
+) -> anyhow::Result<ExitCode> {
+    let all = mutants::read()?;
+    for name in names {
+        let known = all.iter().any(|m| m.name == *name || m.number.to_string() == *name);
+        ensure!(known, "no mutant is called {name:?}");
+    }
+    let changed = changed_since.map(mutants::changed_since).transpose()?;
+    for mutant in &all {
+        mutant.verify()?;
+    }
+    if check_lines {
+        println!("{} mutants match one line each", all.len());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let chosen: Vec<_> = all
+        .into_iter()
+        .filter(|m| match (&changed, names) {
+            (Some(changed), _) => m.tier <= tier && changed.contains(&m.file),
+            (None, []) => m.tier <= tier,
+            (None, names) => names.iter().any(|n| *n == m.name || *n == m.number.to_string()),
+        })
+        .collect();
+    let scratch = mutants::Scratch::prepare()?;
+    let mut survivors = 0;
+    for mutant in &chosen {
+        let bar = bar(&mutant.name);
+        bar.enable_steady_tick(std::time::Duration::from_millis(200));
+        let verdict = scratch.run(mutant)?;
+        bar.finish_and_clear();
+        survivors += u32::from(!verdict.caught);
+        println!(
+            "{:>3} {:44} {:9} {:28} in {:28} {:>6.1} s  {}",
+            mutant.number,
+            mutant.name,
+            if verdict.caught { "caught by" } else { "MISSED by" },
+            mutant.property,
+            mutant.scope,
+            verdict.time.as_secs_f64(),
+            verdict.text,
+        );
+    }
+    println!("{} mutants, {survivors} not caught", chosen.len());
+    Ok(if survivors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn list() -> anyhow::Result<ExitCode> {
+    for scope in model::scopes() {
+        println!("{:32} {:4} {}", scope.name, scope.tier, scope.about);
+    }
+    println!();
+    for mutant in mutants::read()? {
+        println!(
+            "{:>3} {:44} {:4} {} in {}",
+            mutant.number, mutant.name, mutant.tier, mutant.property, mutant.scope
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn hunt(scope: &str, property: &str, search: Hunt) -> anyhow::Result<ExitCode> {
+    let bar = bar(scope);
+    let hunted = one_scope(scope)?.hunt(property, search, &mut |states, _| {
+        bar.set_message(format!("{states} states"));
+        bar.tick();
+    });
+    bar.finish_and_clear();
+    Ok(match hunted {
+        Hunted::Caught(path) => {
+            println!("after {} actions\n\n{}\n\n{}", path.length, path.diagram, path.last_state);
+            ExitCode::from(mutants::HUNT_CAUGHT)
+        }
+        Hunted::Survived(states) => {
+            println!("held in {states} states");
+            ExitCode::SUCCESS
+        }
+        Hunted::Panicked(text) => {
+            println!("panicked: {text}");
+            ExitCode::FAILURE
+        }
+        Hunted::NoSuchProperty => bail!("scope {scope} has no property {property}"),
+    })
+}

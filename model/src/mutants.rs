@@ -1,0 +1,273 @@
+//! Mutants: known bugs, put into `spec` one at a time, each of which a named property must catch.
+//!
+//! A mutant is one edit of one line, kept as data in `mutants.toml`. The runner applies it to a copy of `spec` and
+//! `model`, builds there, and hunts for a counterexample of the named property in the named scope. A panic doesn't
+//! count, nor does another property; a line that doesn't match exactly once fails the run.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use serde::Deserialize;
+
+use crate::{Tier, search::Hunt};
+
+/// One known bug.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mutant {
+    /// Its number in the list of known bugs.
+    pub number: u32,
+    /// Its name, unique.
+    pub name: String,
+    /// The clause of `spec/prose` that it breaks.
+    pub clause: String,
+    /// The file, from the workspace's root.
+    pub file: String,
+    /// The line, without the white space around it; it stands exactly once in the file.
+    pub line: String,
+    /// What the line becomes; may be several lines.
+    pub becomes: String,
+    /// The property that must catch it.
+    pub property: String,
+    /// The smallest scope in which it does.
+    pub scope: String,
+    /// When it runs besides when its file changed.
+    pub tier: Tier,
+    /// How to look for it.
+    #[serde(default)]
+    pub search: Hunt,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Listed {
+    #[serde(default)]
+    mutant: Vec<Mutant>,
+}
+
+/// The workspace's root.
+pub fn root() -> PathBuf {
+    let model = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    model.parent().map_or_else(|| model.clone(), Path::to_path_buf)
+}
+
+/// The list of mutants.
+pub fn read() -> anyhow::Result<Vec<Mutant>> {
+    let path = root().join("model/mutants.toml");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
+    let listed: Listed = toml::from_str(&text).with_context(|| format!("{}", path.display()))?;
+    Ok(listed.mutant)
+}
+
+impl Mutant {
+    /// The text of its file with the mutant in it.
+    pub fn apply(&self, text: &str) -> anyhow::Result<String> {
+        let wanted = self.line.trim();
+        let matches = text.lines().filter(|line| line.trim() == wanted).count();
+        ensure!(
+            matches == 1,
+            "mutant {} ({}): the line `{wanted}` stands {matches} times in {}, not once",
+            self.number,
+            self.name,
+            self.file,
+        );
+        let mut mutated = String::with_capacity(text.len() + self.becomes.len());
+        for line in text.lines() {
+            mutated.push_str(if line.trim() == wanted { &self.becomes } else { line });
+            mutated.push('\n');
+        }
+        Ok(mutated)
+    }
+
+    /// Fails unless its line matches once, its scope exists and has its property.
+    pub fn verify(&self) -> anyhow::Result<()> {
+        let path = root().join(&self.file);
+        let text = std::fs::read_to_string(&path).with_context(|| self.file.clone())?;
+        self.apply(&text)?;
+        let scopes = crate::scopes();
+        let Some(scope) = scopes.iter().find(|scope| scope.name == self.scope) else {
+            bail!("mutant {} ({}): no scope is called {}", self.number, self.name, self.scope);
+        };
+        ensure!(
+            scope.properties().contains(&self.property.as_str()),
+            "mutant {} ({}): scope {} has no property {}",
+            self.number,
+            self.name,
+            self.scope,
+            self.property,
+        );
+        Ok(())
+    }
+}
+
+/// What became of a mutant.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// Whether its property caught it.
+    pub caught: bool,
+    /// What there is to say.
+    pub text: String,
+    /// How long the hunt took, without the build.
+    pub time: Duration,
+}
+
+/// A copy of the workspace's `spec` and `model` to put mutants in.
+pub struct Scratch {
+    folder: PathBuf,
+    target: PathBuf,
+}
+
+impl Scratch {
+    /// Copies the sources. The folder and its build stay, so that the next mutant builds on them.
+    pub fn prepare() -> anyhow::Result<Self> {
+        let target = root().join("target/mutants");
+        let folder = target.join("workspace");
+        for package in ["spec", "model"] {
+            copy(&root().join(package), &folder.join(package))?;
+        }
+        let manifest = std::fs::read_to_string(root().join("Cargo.toml"))?;
+        std::fs::write(folder.join("Cargo.toml"), only_members(&manifest, &["spec", "model"])?)?;
+        std::fs::copy(root().join("Cargo.lock"), folder.join("Cargo.lock"))?;
+        Ok(Self { folder, target: target.join("build") })
+    }
+
+    /// Puts one mutant in, builds, hunts, and takes it out again.
+    pub fn run(&self, mutant: &Mutant) -> anyhow::Result<Verdict> {
+        let path = self.folder.join(&mutant.file);
+        let original = std::fs::read_to_string(&path).with_context(|| mutant.file.clone())?;
+        std::fs::write(&path, mutant.apply(&original)?)?;
+        let verdict = self.build_and_hunt(mutant);
+        std::fs::write(&path, original)?;
+        verdict
+    }
+
+    fn build_and_hunt(&self, mutant: &Mutant) -> anyhow::Result<Verdict> {
+        let build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+            .args(["build", "--quiet", "--offline", "-p", "model"])
+            .current_dir(&self.folder)
+            .env("CARGO_TARGET_DIR", &self.target)
+            .env("RUSTFLAGS", "-Awarnings")
+            .output()?;
+        if !build.status.success() {
+            let said = String::from_utf8_lossy(&build.stderr).into_owned();
+            bail!("mutant {} ({}) doesn't compile:\n{said}", mutant.number, mutant.name);
+        }
+        let started = Instant::now();
+        let search = if mutant.search == Hunt::Breadth { "breadth" } else { "depth" };
+        let hunt = Command::new(self.target.join("debug/model"))
+            .args(["hunt", &mutant.scope, &mutant.property, "--search", search])
+            .output()?;
+        let said = String::from_utf8_lossy(&hunt.stdout);
+        Ok(Verdict {
+            caught: hunt.status.code() == Some(i32::from(HUNT_CAUGHT)),
+            text: said.lines().next().unwrap_or("said nothing").to_owned(),
+            time: started.elapsed(),
+        })
+    }
+}
+
+/// The exit status of a `hunt` that found a counterexample: none that a panic, or a usage error, has.
+pub const HUNT_CAUGHT: u8 = 42;
+
+/// The manifest with these members only.
+fn only_members(manifest: &str, members: &[&str]) -> anyhow::Result<String> {
+    let mut table: toml::Table = toml::from_str(manifest)?;
+    let workspace = table.get_mut("workspace").and_then(toml::Value::as_table_mut);
+    let workspace = workspace.context("the manifest has no [workspace]")?;
+    workspace.insert("members".to_owned(), toml::Value::try_from(members)?);
+    workspace.remove("default-members");
+    Ok(toml::to_string(&table)?)
+}
+
+/// Copies what changed, so that cargo builds no more than that; removes what is gone.
+fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(to)? {
+        let entry = entry?;
+        if !from.join(entry.file_name()).exists() {
+            if entry.file_type()?.is_dir() {
+                std::fs::remove_dir_all(entry.path())?;
+            } else {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+    }
+    for entry in std::fs::read_dir(from).with_context(|| format!("{}", from.display()))? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            if entry.file_name() != "target" {
+                copy(&entry.path(), &target)?;
+            }
+        } else {
+            let bytes = std::fs::read(entry.path())?;
+            if std::fs::read(&target).ok().as_deref() != Some(bytes.as_slice()) {
+                std::fs::write(&target, bytes)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The files that differ from a revision, from the workspace's root; those not committed as well.
+pub fn changed_since(revision: &str) -> anyhow::Result<Vec<String>> {
+    let output = Command::new("git")
+        .args(["diff", "--name-only", "--relative", revision, "--"])
+        .current_dir(root())
+        .output()
+        .context("git")?;
+    ensure!(
+        output.status.success(),
+        "git diff {revision}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mutant(line: &str) -> Mutant {
+        Mutant {
+            number: 1,
+            name: "one".to_owned(),
+            clause: "RAFT-1".to_owned(),
+            file: "spec/src/lib.rs".to_owned(),
+            line: line.to_owned(),
+            becomes: "changed;".to_owned(),
+            property: "p".to_owned(),
+            scope: "s".to_owned(),
+            tier: Tier::Ci,
+            search: Hunt::Breadth,
+        }
+    }
+
+    #[test]
+    fn a_mutant_changes_its_one_line_whatever_the_indent() {
+        let changed = mutant("b();").apply("a();\n    b();\nc();\n").unwrap();
+        assert_eq!(changed, "a();\nchanged;\nc();\n");
+    }
+
+    #[test]
+    fn a_mutant_whose_line_stands_twice_or_never_is_refused() {
+        assert!(mutant("b();").apply("b();\nb();\n").is_err());
+        assert!(mutant("b();").apply("b(c);\n").is_err());
+    }
+
+    #[test]
+    fn every_mutant_matches_one_line_and_names_a_scope_with_its_property() {
+        let mutants = read().unwrap();
+        for mutant in &mutants {
+            mutant.verify().unwrap();
+        }
+        let mut names: Vec<_> = mutants.iter().map(|mutant| &mutant.name).collect();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), mutants.len(), "two mutants bear one name");
+    }
+}
