@@ -1,6 +1,11 @@
 //! The machine: its state, and the one place that dispatches events.
 
-use alloc::{boxed::Box, collections::{BTreeMap, BTreeSet, VecDeque}, sync::Arc, vec::Vec};
+use alloc::{
+    boxed::Box,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+    vec::Vec,
+};
 use core::time::Duration;
 
 use super::{
@@ -10,7 +15,10 @@ use super::{
     progress::Progress,
     read::ReadRounds,
     transfer::Transfer,
-    types::{ClusterId, Configuration, Durable, Entry, HardState, Index, Payload, ServerId, SnapshotId, SnapshotMeta, Term, Write},
+    types::{
+        Change, Configuration, Durable, Entry, HardState, Index, Payload, ServerId, SnapshotId,
+        SnapshotMeta, Term, Write,
+    },
 };
 use crate::{
     machine::{Context, Effect, Event, Machine, Ticket},
@@ -54,6 +62,10 @@ pub struct Config {
     pub trailing_entries: u64,
     /// Chunks of a snapshot under way to one follower.
     pub snapshot_credit: u64,
+    /// A learner may be promoted when it lacks at most this many of the committed entries.
+    pub catch_up_slack: u64,
+    /// The most reads that wait at one server.
+    pub max_reads: usize,
 }
 
 impl Config {
@@ -77,6 +89,8 @@ impl Config {
             max_uncommitted_bytes: 64 << 20,
             trailing_entries: 10_240,
             snapshot_credit: 4,
+            catch_up_slack: 1024,
+            max_reads: 65_536,
         }
     }
 }
@@ -347,4 +361,245 @@ pub struct Node {
     pub forwarded_reads: BTreeSet<ReadId>,
     /// The snapshot that is being received.
     pub install: Option<Install>,
+}
+
+/// What one step works with: its context, its effects, and what of term and vote is written.
+pub struct Turn<'a, 'b> {
+    pub(super) cx: &'a mut Context<'b>,
+    effects: &'a mut Vec<Effect<Node>>,
+    written: HardState,
+}
+
+impl Turn<'_, '_> {
+    pub(super) fn send(&mut self, to: ServerId, message: Message, after: Ticket) {
+        self.effects.push(Effect::Send { to, message, after });
+    }
+
+    pub(super) fn emit(&mut self, output: Output, after: Ticket) {
+        self.effects.push(Effect::Emit { output, after });
+    }
+
+    pub(super) fn arm(&mut self, timer: Timer, delay: Duration) {
+        self.effects.push(Effect::Arm { timer, delay });
+    }
+
+    pub(super) fn disarm(&mut self, timer: Timer) {
+        self.effects.push(Effect::Disarm { timer });
+    }
+}
+
+impl Node {
+    /// Writes a change, with the term and vote as they are.
+    pub(super) fn persist(&mut self, change: Change, turn: &mut Turn<'_, '_>) -> Ticket {
+        let ticket = turn.cx.next_ticket();
+        let hard_state = self.hard_state != turn.written;
+        turn.written = self.hard_state;
+        self.pending.push_back(Pending { ticket, last: self.log.last_index(), hard_state });
+        let write = Write { hard_state: self.hard_state, change };
+        turn.effects.push(Effect::Persist { ticket, write });
+        ticket
+    }
+
+    /// Writes term and vote, where they changed and no other write of this step has them.
+    fn flush(&mut self, turn: &mut Turn<'_, '_>) {
+        if self.hard_state != turn.written {
+            self.persist(Change::None, turn);
+        }
+    }
+
+    /// The write that the current term and vote stand on.
+    pub(super) fn hard_state_ticket(&self) -> Ticket {
+        self.pending
+            .iter()
+            .rev()
+            .find(|pending| pending.hard_state)
+            .map_or(Ticket::NONE, |pending| pending.ticket)
+    }
+
+    /// The write that an answer stands on which says: this is my term, this is my vote, and my log goes up to `index`.
+    pub(super) fn reply_ticket(&mut self, index: Index, turn: &mut Turn<'_, '_>) -> Ticket {
+        self.flush(turn);
+        let log = if index <= self.durable_index {
+            Ticket::NONE
+        } else {
+            self.pending
+                .iter()
+                .find(|pending| pending.last >= index)
+                .map_or(Ticket::NONE, |pending| pending.ticket)
+        };
+        log.max(self.hard_state_ticket())
+    }
+
+    /// Writes up to `ticket` are durable.
+    fn became_durable(&mut self, ticket: Ticket, turn: &mut Turn<'_, '_>) {
+        while self.pending.front().is_some_and(|pending| pending.ticket <= ticket) {
+            if let Some(pending) = self.pending.pop_front() {
+                self.durable_index = self.durable_index.max(pending.last);
+            }
+        }
+        match &mut self.role {
+            Role::Candidate { votes } => {
+                if !self.pending.iter().any(|pending| pending.hard_state) {
+                    votes.insert(self.config.id);
+                    self.count_votes(turn);
+                }
+            }
+            Role::Leader(_) => self.commit_by_quorum(turn),
+            Role::Follower | Role::PreCandidate { .. } => {}
+        }
+    }
+
+    /// The term that a message shows its sender to be in, where that makes this server step back.
+    fn sender_term(message: &Message) -> Option<Term> {
+        match message {
+            // A granted pre-vote names the term that was asked for, not one that anybody is in.
+            Message::Vote(vote) => (!(vote.pre_vote && vote.granted)).then_some(vote.term),
+            Message::Appended(appended) => Some(appended.term),
+            Message::SnapshotReply(reply) => Some(reply.term),
+            // These look at the term themselves: a lease may refuse it, or its sender is the leader.
+            Message::RequestVote(_)
+            | Message::AppendEntries(_)
+            | Message::InstallSnapshot(_)
+            | Message::TimeoutNow(_)
+            | Message::ReadIndex(_)
+            | Message::ReadIndexReply(_) => None,
+        }
+    }
+
+    fn receive(&mut self, from: ServerId, message: Message, turn: &mut Turn<'_, '_>) {
+        if Self::sender_term(&message).is_some_and(|term| term > self.hard_state.term)
+            && let Some(term) = Self::sender_term(&message)
+        {
+            return self.enter_term(term, turn);
+        }
+        match message {
+            Message::RequestVote(request) => self.receive_request_vote(from, &request, turn),
+            Message::Vote(vote) => self.receive_vote(from, &vote, turn),
+            Message::AppendEntries(append) => self.receive_append(from, append, turn),
+            Message::Appended(appended) => self.receive_appended(from, &appended, turn),
+            Message::InstallSnapshot(install) => self.receive_install(from, install, turn),
+            Message::SnapshotReply(reply) => self.receive_snapshot_reply(from, &reply, turn),
+            Message::TimeoutNow(message) => self.receive_timeout_now(from, &message, turn),
+            Message::ReadIndex(read) => self.receive_read_index(from, &read, turn),
+            Message::ReadIndexReply(reply) => self.receive_read_reply(&reply, turn),
+        }
+    }
+
+    fn fire(&mut self, timer: Timer, turn: &mut Turn<'_, '_>) {
+        match timer {
+            Timer::Election => self.election_timeout(turn),
+            Timer::Lease => self.lease = false,
+            Timer::Heartbeat => {
+                if matches!(self.role, Role::Leader(_)) {
+                    turn.arm(Timer::Heartbeat, self.config.heartbeat);
+                    self.resend_lost(turn);
+                    self.send_heartbeats(turn);
+                }
+            }
+            Timer::QuorumCheck => self.check_quorum(turn),
+            Timer::Transfer => self.abort_transfer(turn),
+        }
+    }
+
+    fn command(&mut self, command: Command, turn: &mut Turn<'_, '_>) {
+        match command {
+            Command::Propose(proposals) => self.propose(proposals, turn),
+            Command::Read { n } => self.read(n, turn),
+            Command::Reconfigure { request, change } => self.reconfigure(request, &change, turn),
+            Command::Transfer { request, to } => self.transfer(request, to, turn),
+            Command::Form(configuration) => self.form(configuration, turn),
+            Command::Unreachable(server) => self.unreachable(server, turn),
+            Command::SnapshotSaved { index, chunks } => self.snapshot_saved(index, chunks, turn),
+            Command::SnapshotStored(id) => self.snapshot_stored(id, turn),
+            Command::SnapshotFailed(id) => self.snapshot_failed(id, turn),
+            Command::SnapshotUnreadable(id) => self.snapshot_unreadable(id, turn),
+            Command::StepDown => {
+                if matches!(self.role, Role::Leader(_)) {
+                    self.become_follower(None, turn);
+                }
+            }
+        }
+    }
+
+    fn identity(&self) -> (Term, Standing, Option<ServerId>) {
+        let standing = match self.role {
+            Role::Leader(_) => Standing::Leader,
+            Role::Follower | Role::PreCandidate { .. } | Role::Candidate { .. } => {
+                Standing::Follower
+            }
+        };
+        (self.hard_state.term, standing, self.leader)
+    }
+}
+
+impl Machine for Node {
+    type Config = Arc<Config>;
+    type Peer = ServerId;
+    type Message = Message;
+    type Timer = Timer;
+    type Write = Write;
+    type Command = Command;
+    type Output = Output;
+    type Durable = Durable;
+
+    fn recover(
+        config: &Arc<Config>,
+        durable: Durable,
+        cx: &mut Context<'_>,
+        effects: &mut Vec<Effect<Self>>,
+    ) -> Self {
+        let log = Log::new(durable.base, durable.entries);
+        let mut node = Self {
+            config: Arc::clone(config),
+            hard_state: durable.hard_state,
+            membership: Membership::default(),
+            commit_index: durable.snapshot.as_ref().map_or(Index(0), |meta| meta.id.index),
+            durable_index: log.last_index(),
+            log,
+            snapshot: durable.snapshot,
+            pending: VecDeque::new(),
+            role: Role::Follower,
+            leader: None,
+            lease: false,
+            forwarded_reads: BTreeSet::new(),
+            install: None,
+        };
+        let mut turn = Turn { cx, effects, written: node.hard_state };
+        if let Some(meta) = &node.snapshot {
+            turn.emit(Output::Restore(meta.clone()), Ticket::NONE);
+        }
+        node.reload_membership(&mut turn);
+        if node.is_lone_voter() {
+            // Nobody else could be leading, so there is nothing to wait for.
+            node.campaign(false, &mut turn);
+        } else {
+            // A pre-vote harms no leader that lives, so a fresh start needn't wait for its silence.
+            let delay = turn.cx.entropy.jitter(node.config.election_jitter);
+            turn.arm(Timer::Election, delay);
+        }
+        let (term, standing, leader) = node.identity();
+        turn.emit(Output::Changed { term, standing, leader }, Ticket::NONE);
+        node
+    }
+
+    fn fold(durable: &mut Durable, write: &Write) {
+        durable.fold(write);
+    }
+
+    fn step(&mut self, event: Event<Self>, cx: &mut Context<'_>, effects: &mut Vec<Effect<Self>>) {
+        let before = self.identity();
+        let mut turn = Turn { cx, effects, written: self.hard_state };
+        match event {
+            Event::Receive { from, message } => self.receive(from, message, &mut turn),
+            Event::Fire(timer) => self.fire(timer, &mut turn),
+            Event::Durable(ticket) => self.became_durable(ticket, &mut turn),
+            Event::Command(command) => self.command(command, &mut turn),
+        }
+        self.flush(&mut turn);
+        let after = self.identity();
+        if after != before {
+            let (term, standing, leader) = after;
+            turn.emit(Output::Changed { term, standing, leader }, Ticket::NONE);
+        }
+    }
 }
