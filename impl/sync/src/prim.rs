@@ -43,26 +43,36 @@ impl<T> Swap<T> {
     }
 }
 
-/// Stands for arc-swap under loom, which can't see into it.
+/// Stands for arc-swap under loom, which can't see into it: readers learn by an acquire load, which may be late, which
+/// of the values stored so far is the current one. (A mutex around the value would order more than arc-swap does.)
 #[cfg(loom)]
 #[derive(Debug)]
-pub(crate) struct Swap<T>(Mutex<std::sync::Arc<T>>);
+pub(crate) struct Swap<T> {
+    stored: Mutex<Vec<std::sync::Arc<T>>>,
+    current: AtomicUsize,
+}
 
 #[cfg(loom)]
 impl<T> Swap<T> {
     pub(crate) fn new(value: std::sync::Arc<T>) -> Self {
-        Self(Mutex::new(value))
+        Self { stored: Mutex::new(vec![value]), current: AtomicUsize::new(0) }
     }
 
     pub(crate) fn load(&self) -> std::sync::Arc<T> {
-        lock(&self.0).clone()
+        let current = self.current.load(Ordering::Acquire);
+        lock(&self.stored)[current].clone()
     }
 
     pub(crate) fn peek<R>(&self, look: impl FnOnce(&T) -> R) -> R {
-        look(&lock(&self.0))
+        look(&self.load())
     }
 
     pub(crate) fn store(&self, value: std::sync::Arc<T>) {
-        *lock(&self.0) = value;
+        let current = {
+            let mut stored = lock(&self.stored);
+            stored.push(value);
+            stored.len() - 1
+        };
+        self.current.store(current, Ordering::Release);
     }
 }
