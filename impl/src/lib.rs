@@ -1,1 +1,5 @@
-//! Placeholder.
+//! The agent that stands in Consul's place, and its command line.
+
+pub mod cli;
+pub mod config;
+pub mod telemetry;

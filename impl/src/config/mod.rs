@@ -1,0 +1,221 @@
+//! The agent's configuration: defaults, then files in command-line order, then flags, checked once and typed.
+
+pub mod duration;
+pub mod flags;
+pub mod load;
+pub mod resolve;
+pub mod schema;
+pub mod server;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use resolve::resolve;
+use serde_json::Value;
+pub use server::ServerSettings;
+
+use crate::telemetry::Level;
+
+/// What is wrong with a configuration, in Consul's words where it has some.
+#[derive(thiserror::Error, Debug, Clone, PartialEq, Eq)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+impl ConfigError {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
+/// What an agent is started with: the files in order, and what the flags say.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// `-config-file` and `-config-dir`, in the order of the command line.
+    pub files: Vec<PathBuf>,
+    /// The other flags, as a fragment of the same shape as a file; it is merged last.
+    pub flags: Value,
+    /// `-dev`.
+    pub dev: bool,
+}
+
+/// Where the HTTP API listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Listen {
+    /// An address and port.
+    Tcp(SocketAddr),
+    /// A socket in the file system.
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for Listen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// A network in CIDR notation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cidr {
+    /// The network's address.
+    pub address: IpAddr,
+    /// How many leading bits count.
+    pub prefix_bits: u8,
+}
+
+impl Cidr {
+    /// Whether `peer` lies in the network.
+    pub fn contains(&self, peer: IpAddr) -> bool {
+        let shares = |left: u128, right: u128, width: u32| {
+            let ignored = width - u32::from(self.prefix_bits);
+            // A shift by the whole width would overflow; /0 holds everything.
+            ignored >= width || (left ^ right) >> ignored == 0
+        };
+        match (self.address, peer.to_canonical()) {
+            (IpAddr::V4(net), IpAddr::V4(peer)) => {
+                shares(u128::from(net.to_bits()), u128::from(peer.to_bits()), 32)
+            }
+            (IpAddr::V6(net), IpAddr::V6(peer)) => shares(net.to_bits(), peer.to_bits(), 128),
+            _ => false,
+        }
+    }
+}
+
+impl std::str::FromStr for Cidr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parse = || {
+            let (address, bits) = text.split_once('/')?;
+            let address: IpAddr = address.parse().ok()?;
+            let prefix_bits: u8 = bits.parse().ok()?;
+            let width = if address.is_ipv4() { 32 } else { 128 };
+            (prefix_bits <= width).then_some(Self { address, prefix_bits })
+        };
+        parse().ok_or_else(|| format!("invalid cidr: {text}"))
+    }
+}
+
+/// `limits`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// How many HTTP connections one client address may hold; 0 is no limit.
+    pub http_max_conns_per_client: usize,
+    /// How many RPC connections one client address may hold; 0 is no limit.
+    pub rpc_max_conns_per_client: usize,
+    /// Requests a second that the agent sends to servers; below 0 is no limit.
+    pub rpc_rate: f64,
+    /// How far a burst may exceed `rpc_rate`.
+    pub rpc_max_burst: usize,
+    /// How long a new RPC connection may take to introduce itself.
+    pub rpc_handshake_timeout: Duration,
+    /// The largest value of a key, in bytes.
+    pub kv_max_value_size: usize,
+    /// The largest body of a transaction, in bytes.
+    pub txn_max_req_len: usize,
+}
+
+/// `http_config` and what else shapes the HTTP API.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpConfig {
+    /// Where it listens.
+    pub listen: Vec<Listen>,
+    /// Headers that every routed answer carries.
+    pub response_headers: Vec<(String, String)>,
+    /// Path prefixes that answer 403.
+    pub block_endpoints: Vec<String>,
+    /// Where writes may come from; empty is anywhere.
+    pub allow_write_http_from: Vec<Cidr>,
+    /// Whether JSON is indented without being asked, as `-dev` has it.
+    pub always_pretty: bool,
+    /// Whether paths with unprintable characters pass.
+    pub disable_unprintable_char_filter: bool,
+    /// How long a blocking query waits that doesn't say.
+    pub default_query_time: Duration,
+    /// How long a blocking query may wait.
+    pub max_query_time: Duration,
+}
+
+/// A checked configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// `-dev`: in memory, one server, for trying things out.
+    pub dev: bool,
+    /// Whether this agent is a server.
+    pub server: bool,
+    /// Whether this server may form a cluster alone.
+    pub bootstrap: bool,
+    /// How many servers form the cluster; 0 where `bootstrap` says it, or where one is joined.
+    pub bootstrap_expect: usize,
+    /// Where state lives; nowhere in `-dev`.
+    pub data_dir: Option<PathBuf>,
+    /// The datacenter's name.
+    pub datacenter: String,
+    /// The node's name.
+    pub node_name: String,
+    /// The node's id, where the configuration fixes it.
+    pub node_id: Option<String>,
+    /// Where servers listen for each other.
+    pub bind_address: SocketAddr,
+    /// What other servers are told to dial.
+    pub advertise_address: SocketAddr,
+    /// Where the servers are: `host:port` of their RPC listeners.
+    pub server_addresses: Vec<String>,
+    /// The HTTP API.
+    pub http: HttpConfig,
+    /// The limits.
+    pub limits: Limits,
+    /// What log lines are shown.
+    pub log_level: Level,
+    /// Whether log lines are JSON.
+    pub log_json: bool,
+    /// What Raft's timers are multiplied by; 1 here, where Consul's default is 5.
+    pub raft_multiplier: u32,
+    /// How long a request is held while there is no leader.
+    pub rpc_hold_timeout: Duration,
+    /// How long a leaving agent goes on answering.
+    pub leave_drain_time: Duration,
+    /// How many entries after which a snapshot is due.
+    pub raft_snapshot_threshold: u64,
+    /// How often that is looked at.
+    pub raft_snapshot_interval: Duration,
+    /// How many entries stay in the log behind a snapshot.
+    pub raft_trailing_logs: u64,
+    /// Whether SIGTERM makes the agent leave its cluster.
+    pub leave_on_terminate: bool,
+    /// Whether SIGINT leaves the agent in its cluster.
+    pub skip_leave_on_interrupt: bool,
+    /// Whether profiling endpoints are served.
+    pub enable_debug: bool,
+    /// Where the process id is written.
+    pub pid_file: Option<PathBuf>,
+    /// What its author should know, to be logged at the start.
+    pub warnings: Vec<String>,
+}
+
+impl Config {
+    /// What the server half of the agent is started with.
+    pub fn server_settings(&self) -> ServerSettings {
+        ServerSettings {
+            dev: self.dev,
+            data_dir: self.data_dir.clone(),
+            datacenter: self.datacenter.clone(),
+            node_name: self.node_name.clone(),
+            node_id: self.node_id.clone(),
+            bind_address: self.bind_address,
+            advertise_address: self.advertise_address,
+            bootstrap: self.bootstrap,
+            bootstrap_expect: self.bootstrap_expect,
+            server_addresses: self.server_addresses.clone(),
+            raft_multiplier: self.raft_multiplier,
+            rpc_hold_timeout: self.rpc_hold_timeout,
+            limits: self.limits.clone(),
+            raft_snapshot_threshold: self.raft_snapshot_threshold,
+            raft_snapshot_interval: self.raft_snapshot_interval,
+            raft_trailing_logs: self.raft_trailing_logs,
+        }
+    }
+}

@@ -1,0 +1,522 @@
+//! From merged fragments to a checked [`Config`]: defaults, types, Consul's rules and its words for breaking them.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::load::{self, merge, multi_error};
+use super::schema::{self, KEYS, Kind, Status};
+use super::{Cidr, Config, ConfigError, HttpConfig, Limits, Listen, Sources, duration};
+use crate::telemetry::Level;
+
+/// The largest value and transaction: what fits one frame between servers beside its envelope.
+pub const MAX_REQUEST_BYTES: usize = 3 * 1024 * 1024;
+
+fn defaults(dev: bool) -> Value {
+    let mut base = json!({
+        "bind_addr": "0.0.0.0",
+        "client_addr": "127.0.0.1",
+        "datacenter": "dc1",
+        "default_query_time": "300s",
+        "max_query_time": "600s",
+        "log_level": "INFO",
+        "ports": {"http": 8500, "server": 8300},
+        "performance": {"raft_multiplier": 1, "rpc_hold_timeout": "7s", "leave_drain_time": "5s"},
+        "limits": {
+            "http_max_conns_per_client": 200,
+            "rpc_max_conns_per_client": 100,
+            "rpc_rate": -1,
+            "rpc_max_burst": 1000,
+            "rpc_handshake_timeout": "5s",
+            "kv_max_value_size": 512 * 1024,
+            "txn_max_req_len": 512 * 1024,
+        },
+        "raft_snapshot_threshold": 16_384,
+        "raft_snapshot_interval": "30s",
+        "raft_trailing_logs": 10_240,
+    });
+    if dev {
+        merge(&mut base, json!({"bind_addr": "127.0.0.1", "log_level": "DEBUG", "server": true}));
+    }
+    base
+}
+
+/// Merges what `sources` say and checks it.
+pub fn resolve(sources: &Sources) -> Result<Config, ConfigError> {
+    let mut merged = defaults(sources.dev);
+    let mut given = json!({});
+    for fragment in load::read(&sources.files)? {
+        merge(&mut given, fragment);
+    }
+    merge(&mut given, sources.flags.clone());
+    let mut warnings = settle_unsupported(&given)?;
+    merge(&mut merged, given);
+    let mut reader = Reader { root: &merged, errors: Vec::new() };
+    let config = read(&mut reader, sources.dev, &mut warnings)?;
+    let mut config = match reader.errors.as_slice() {
+        [] => config,
+        errors => return Err(ConfigError::new(multi_error(errors))),
+    };
+    validate(&config)?;
+    settle_bootstrap(&mut config, &mut warnings);
+    config.warnings = warnings;
+    Ok(config)
+}
+
+/// Refuses keys whose neglect would weaken security, and names the ones that have no effect.
+fn settle_unsupported(given: &Value) -> Result<Vec<String>, ConfigError> {
+    let mut warnings = Vec::new();
+    for key in KEYS {
+        let Some(value) = lookup(given, key.path) else { continue };
+        match key.status {
+            Status::Refused(why) if !schema::is_off(value) => {
+                return Err(ConfigError::new(format!("{} cannot be set: {why}", key.path)));
+            }
+            Status::Ignored if matches!(key.path, "retry_join" | "start_join") => {
+                warnings.push(format!(
+                    "{} has no effect: gossip is not supported yet; name the servers in server_addresses",
+                    key.path
+                ));
+            }
+            Status::Ignored => {
+                warnings.push(format!("{} has no effect: it is not supported yet", key.path));
+            }
+            Status::Used | Status::Moot | Status::Refused(_) => {}
+        }
+    }
+    Ok(warnings)
+}
+
+fn lookup<'a>(root: &'a Value, path: &str) -> Option<&'a Value> {
+    path.split('.').try_fold(root, |value, key| value.get(key)).filter(|value| !value.is_null())
+}
+
+/// Reads typed values out of merged ones, and collects what doesn't convert.
+struct Reader<'a> {
+    root: &'a Value,
+    errors: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn get(&self, path: &str, kind: Kind) -> Option<&Value> {
+        debug_assert!(
+            schema::find(path).is_some_and(|key| key.kind == kind && key.status == Status::Used),
+            "{path} is read but not declared"
+        );
+        lookup(self.root, path)
+    }
+
+    fn bool(&self, path: &str) -> bool {
+        self.get(path, Kind::Bool).and_then(Value::as_bool).unwrap_or(false)
+    }
+
+    fn int(&self, path: &str) -> i64 {
+        self.get(path, Kind::Int).and_then(Value::as_i64).unwrap_or(0)
+    }
+
+    fn count<N: TryFrom<i64> + Default>(&mut self, path: &str) -> N {
+        let value = self.int(path);
+        N::try_from(value).unwrap_or_else(|_| {
+            self.errors
+                .push(format!("{path} cannot be {value}. Must be greater than or equal to zero"));
+            N::default()
+        })
+    }
+
+    fn text(&self, path: &str) -> Option<String> {
+        self.get(path, Kind::Str).and_then(Value::as_str).map(|text| text.trim().to_owned())
+    }
+
+    fn texts(&self, path: &str) -> Vec<String> {
+        let items = self.get(path, Kind::Strs).and_then(Value::as_array);
+        items.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    }
+
+    fn duration(&mut self, path: &str) -> Duration {
+        let text = self.get(path, Kind::Duration).and_then(Value::as_str).unwrap_or("0");
+        match duration::parse(text) {
+            Ok(duration) => duration,
+            Err(error) => {
+                self.errors.push(format!("{path}: invalid duration: {text:?}: {error}"));
+                Duration::ZERO
+            }
+        }
+    }
+
+    /// A port; 0 and below switch its listener off.
+    fn port(&mut self, path: &str) -> Option<u16> {
+        let value = self.int(path);
+        match u16::try_from(value) {
+            Ok(0) => None,
+            Ok(port) => Some(port),
+            Err(_) if value < 0 => None,
+            Err(_) => {
+                self.errors.push(format!("{path}: invalid port: {value}"));
+                None
+            }
+        }
+    }
+
+    fn ip(&mut self, path: &str, text: &str) -> Option<IpAddr> {
+        if text.contains("{{") {
+            self.errors.push(format!(
+                "{path}: go-sockaddr templates are not supported yet: write the address itself"
+            ));
+            return None;
+        }
+        let address = IpAddr::from_str(text.trim_matches(['[', ']'])).ok();
+        if address.is_none() {
+            self.errors.push(format!("{path}: invalid ip address: {text}"));
+        }
+        address
+    }
+
+    fn one_ip(&mut self, path: &str) -> Result<Option<IpAddr>, ConfigError> {
+        let Some(text) = self.text(path).filter(|text| !text.is_empty()) else { return Ok(None) };
+        if text.starts_with("unix://") {
+            return Err(ConfigError::new(format!("{path} cannot be a unix socket")));
+        }
+        if !text.contains("{{") && text.contains(char::is_whitespace) {
+            return Err(ConfigError::new(format!(
+                "{path} cannot contain multiple addresses. Use 'addresses.{{dns,http,https}}' instead."
+            )));
+        }
+        Ok(self.ip(path, &text))
+    }
+}
+
+fn read(
+    reader: &mut Reader<'_>,
+    dev: bool,
+    warnings: &mut Vec<String>,
+) -> Result<Config, ConfigError> {
+    let bind = reader.one_ip("bind_addr")?;
+    if bind.is_none() && reader.errors.is_empty() {
+        return Err(ConfigError::new("bind_addr cannot be empty"));
+    }
+    let bind = bind.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let advertise = match reader.one_ip("advertise_addr")? {
+        Some(address) => address,
+        None if !bind.is_unspecified() => bind,
+        // What dials nowhere can't be advertised; a wrong guess would split the cluster, so ask.
+        None => IpAddr::V4(private_address()?),
+    };
+    let server_port = reader.port("ports.server").unwrap_or_else(|| {
+        reader.errors.push("ports.server cannot be switched off".to_owned());
+        0
+    });
+    let raft_multiplier = reader.int("performance.raft_multiplier");
+    let node_name = match reader.text("node_name") {
+        Some(name) if !name.is_empty() => name,
+        _ => host_name(),
+    };
+    warn_of_names_that_dns_lacks(&node_name, warnings);
+    Ok(Config {
+        dev,
+        server: reader.bool("server"),
+        bootstrap: reader.bool("bootstrap"),
+        bootstrap_expect: expect(reader.int("bootstrap_expect"))?,
+        data_dir: reader
+            .text("data_dir")
+            .filter(|dir| !dir.is_empty() && !dev)
+            .map(PathBuf::from),
+        datacenter: reader.text("datacenter").unwrap_or_default().to_lowercase(),
+        node_name,
+        node_id: reader.text("node_id").filter(|id| !id.is_empty()).map(|id| id.to_lowercase()),
+        bind_address: SocketAddr::new(bind, server_port),
+        advertise_address: SocketAddr::new(advertise, server_port),
+        server_addresses: server_addresses(reader),
+        http: read_http(reader, dev)?,
+        limits: read_limits(reader),
+        log_level: read_level(reader)?,
+        log_json: reader.bool("log_json"),
+        raft_multiplier: u32::try_from(raft_multiplier)
+            .ok()
+            .filter(|multiplier| (1..=10).contains(multiplier))
+            .ok_or_else(|| {
+                ConfigError::new(format!(
+                    "performance.raft_multiplier cannot be {raft_multiplier}. Must be between 1 and 10"
+                ))
+            })?,
+        rpc_hold_timeout: reader.duration("performance.rpc_hold_timeout"),
+        leave_drain_time: reader.duration("performance.leave_drain_time"),
+        raft_snapshot_threshold: reader.count("raft_snapshot_threshold"),
+        raft_snapshot_interval: reader.duration("raft_snapshot_interval"),
+        raft_trailing_logs: reader.count("raft_trailing_logs"),
+        leave_on_terminate: reader.bool("leave_on_terminate"),
+        skip_leave_on_interrupt: reader.bool("skip_leave_on_interrupt"),
+        enable_debug: reader.bool("enable_debug") || dev,
+        pid_file: reader.text("pid_file").filter(|path| !path.is_empty()).map(PathBuf::from),
+        warnings: Vec::new(),
+    })
+}
+
+fn expect(value: i64) -> Result<usize, ConfigError> {
+    usize::try_from(value).map_err(|_| {
+        ConfigError::new(format!(
+            "bootstrap_expect cannot be {value}. Must be greater than or equal to zero"
+        ))
+    })
+}
+
+fn server_addresses(reader: &mut Reader<'_>) -> Vec<String> {
+    let addresses = reader.texts("server_addresses");
+    for address in &addresses {
+        let port = address.rsplit_once(':').and_then(|(host, port)| {
+            let bare_v6 = host.contains(':') && !host.starts_with('[');
+            (!host.is_empty() && !bare_v6).then(|| port.parse::<u16>().ok()).flatten()
+        });
+        if port.is_none_or(|port| port == 0) {
+            reader.errors.push(format!("server_addresses: {address:?} is not host:port"));
+        }
+    }
+    addresses
+}
+
+fn read_level(reader: &Reader<'_>) -> Result<Level, ConfigError> {
+    let text = reader.text("log_level").unwrap_or_default();
+    Level::from_str(&text).map_err(ConfigError::new)
+}
+
+fn read_http(reader: &mut Reader<'_>, dev: bool) -> Result<HttpConfig, ConfigError> {
+    let client = reader.text("client_addr").unwrap_or_default();
+    if client.starts_with("unix://") {
+        reader.errors.push("client_addr cannot be a unix socket".to_owned());
+    }
+    let (path, places) = match reader.text("addresses.http") {
+        Some(places) if !places.is_empty() => ("addresses.http", places),
+        _ => ("client_addr", client),
+    };
+    let mut listen = Vec::new();
+    if let Some(port) = reader.port("ports.http") {
+        let templated = places.contains("{{");
+        let parts: Vec<_> =
+            if templated { vec![places.as_str()] } else { places.split_whitespace().collect() };
+        for place in parts {
+            if let Some(socket) = place.strip_prefix("unix://") {
+                listen.push(Listen::Unix(PathBuf::from(socket)));
+            } else if let Some(address) = reader.ip(path, place) {
+                listen.push(Listen::Tcp(SocketAddr::new(address, port)));
+            }
+        }
+    }
+    let mut allow_write_http_from = Vec::new();
+    for text in reader.texts("http_config.allow_write_http_from") {
+        match text.parse::<Cidr>() {
+            Ok(cidr) => allow_write_http_from.push(cidr),
+            Err(error) => reader.errors.push(format!("allow_write_http_from: {error}")),
+        }
+    }
+    let headers = reader.get("http_config.response_headers", Kind::Map).and_then(Value::as_object);
+    let response_headers = headers
+        .into_iter()
+        .flatten()
+        .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
+        .collect();
+    Ok(HttpConfig {
+        listen,
+        response_headers,
+        block_endpoints: reader.texts("http_config.block_endpoints"),
+        allow_write_http_from,
+        always_pretty: dev,
+        disable_unprintable_char_filter: reader.bool("disable_http_unprintable_char_filter"),
+        default_query_time: reader.duration("default_query_time"),
+        max_query_time: reader.duration("max_query_time"),
+    })
+}
+
+fn read_limits(reader: &mut Reader<'_>) -> Limits {
+    let limits = Limits {
+        http_max_conns_per_client: reader.count("limits.http_max_conns_per_client"),
+        rpc_max_conns_per_client: reader.count("limits.rpc_max_conns_per_client"),
+        rpc_rate: reader
+            .get("limits.rpc_rate", Kind::Float)
+            .and_then(Value::as_f64)
+            .unwrap_or(-1.0),
+        rpc_max_burst: reader.count("limits.rpc_max_burst"),
+        rpc_handshake_timeout: reader.duration("limits.rpc_handshake_timeout"),
+        kv_max_value_size: reader.count("limits.kv_max_value_size"),
+        txn_max_req_len: reader.count("limits.txn_max_req_len"),
+    };
+    for (path, bytes) in [
+        ("limits.kv_max_value_size", limits.kv_max_value_size),
+        ("limits.txn_max_req_len", limits.txn_max_req_len),
+    ] {
+        if bytes > MAX_REQUEST_BYTES {
+            reader.errors.push(format!(
+                "{path} cannot be {bytes}. Must be less than or equal to {MAX_REQUEST_BYTES}"
+            ));
+        }
+    }
+    limits
+}
+
+/// Consul's rules, in its order: the first that is broken is the one that is told.
+fn validate(config: &Config) -> Result<(), ConfigError> {
+    let refuse = |text: String| Err(ConfigError::new(text));
+    if config.datacenter.is_empty() {
+        return refuse("datacenter cannot be empty".to_owned());
+    }
+    let in_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+    if !config.datacenter.chars().all(in_name) {
+        return refuse(format!(
+            "datacenter cannot be {:?}. Please use only [a-z0-9-_]",
+            config.datacenter
+        ));
+    }
+    match &config.data_dir {
+        None if !config.dev => return refuse("data_dir cannot be empty".to_owned()),
+        Some(dir) => check_data_dir(dir)?,
+        None => {}
+    }
+    if config.node_name.is_empty() {
+        return refuse("node_name cannot be empty".to_owned());
+    }
+    if config.advertise_address.ip().is_unspecified() {
+        return refuse("Advertise address cannot be 0.0.0.0, :: or [::]".to_owned());
+    }
+    if config.bootstrap_expect > 0 {
+        if !config.server {
+            return refuse("'bootstrap_expect > 0' requires 'server = true'".to_owned());
+        }
+        if config.dev {
+            return refuse("'bootstrap_expect > 0' not allowed in dev mode".to_owned());
+        }
+        if config.bootstrap {
+            return refuse(
+                "'bootstrap_expect > 0' and 'bootstrap = true' are mutually exclusive".to_owned(),
+            );
+        }
+    }
+    if config.bootstrap && !config.server {
+        return refuse("'bootstrap = true' requires 'server = true'".to_owned());
+    }
+    if let Some(id) = &config.node_id {
+        check_node_id(id)?;
+    }
+    Ok(())
+}
+
+fn check_data_dir(dir: &Path) -> Result<(), ConfigError> {
+    match fs::metadata(dir) {
+        Ok(found) if !found.is_dir() => Err(ConfigError::new(format!(
+            "data_dir {:?} is not a directory",
+            dir.display().to_string()
+        ))),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(ConfigError::new(format!(
+                "Error getting info on data_dir: stat {}: {}",
+                dir.display(),
+                crate::cli::go_error(&error)
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_node_id(id: &str) -> Result<(), ConfigError> {
+    let fail = |why: &str| {
+        Err(ConfigError::new(format!(
+            "failed to setup node ID: specified NodeID is invalid: uuid string is {why}"
+        )))
+    };
+    if id.len() != 36 {
+        return fail("wrong length");
+    }
+    let well_formed = id.bytes().enumerate().all(|(place, byte)| match place {
+        8 | 13 | 18 | 23 => byte == b'-',
+        _ => byte.is_ascii_hexdigit(),
+    });
+    if well_formed { Ok(()) } else { fail("improperly formatted") }
+}
+
+fn settle_bootstrap(config: &mut Config, warnings: &mut Vec<String>) {
+    let mut warn = |text: String| warnings.push(text);
+    match config.bootstrap_expect {
+        0 => {}
+        1 => {
+            warn("BootstrapExpect is set to 1; this is the same as Bootstrap mode.".to_owned());
+            config.bootstrap = true;
+            config.bootstrap_expect = 0;
+        }
+        2 => warn(
+            "bootstrap_expect = 2: A cluster with 2 servers will provide no failure tolerance. \
+             See https://www.consul.io/docs/internals/consensus.html#deployment-table"
+                .to_owned(),
+        ),
+        even if even.is_multiple_of(2) => warn(
+            "bootstrap_expect is even number: A cluster with an even number of servers does not \
+             achieve optimum fault tolerance. \
+             See https://www.consul.io/docs/internals/consensus.html#deployment-table"
+                .to_owned(),
+        ),
+        _ => {}
+    }
+    if config.bootstrap {
+        warn("bootstrap = true: do not enable unless necessary".to_owned());
+    }
+    let expected = config.bootstrap_expect;
+    if expected > 0 {
+        warn(format!("bootstrap_expect > 0: expecting {expected} servers"));
+        if config.server_addresses.is_empty() {
+            warn(format!(
+                "bootstrap_expect is {expected}, but server_addresses names nobody: this server can only wait to be asked"
+            ));
+        }
+    }
+}
+
+fn warn_of_names_that_dns_lacks(node_name: &str, warnings: &mut Vec<String>) {
+    if node_name.chars().any(|c| !c.is_ascii_alphanumeric() && c != '-') {
+        warnings.push(format!(
+            "Node name {node_name:?} will not be discoverable via DNS due to invalid characters. \
+             Valid characters include all alpha-numerics and dashes."
+        ));
+    } else if node_name.len() > 63 {
+        warnings.push(format!(
+            "Node name {node_name:?} will not be discoverable via DNS due to it being too long. \
+             Valid lengths are between 1 and 63 bytes."
+        ));
+    }
+}
+
+fn host_name() -> String {
+    // The kernel's own name of the host; it changes with the host's, which the environment may not.
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_owned()
+}
+
+/// The one private IPv4 address of this machine: what Consul advertises when it binds to every address.
+fn private_address() -> Result<Ipv4Addr, ConfigError> {
+    let table = fs::read_to_string("/proc/net/fib_trie").unwrap_or_default();
+    match private_addresses(&table).as_slice() {
+        [address] => Ok(*address),
+        [] => Err(ConfigError::new(
+            "No private IPv4 address found. Please configure one with 'bind' and/or 'advertise'.",
+        )),
+        _ => Err(ConfigError::new(
+            "Multiple private IPv4 addresses found. Please configure one with 'bind' and/or 'advertise'.",
+        )),
+    }
+}
+
+/// The host's own addresses in the kernel's routing table: each stands on a line of its own, its kind below it.
+fn private_addresses(table: &str) -> Vec<Ipv4Addr> {
+    let mut found = Vec::new();
+    let mut last = None;
+    for line in table.lines() {
+        if let Some(text) = line.trim_start().strip_prefix("|-- ") {
+            last = text.trim().parse::<Ipv4Addr>().ok();
+        } else if line.contains("/32 host LOCAL") {
+            found.extend(last.filter(|address| address.is_private() && !found.contains(address)));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,269 @@
+//! Tables of what configurations come to, and of what they are refused with.
+
+use super::*;
+
+fn sources(files: &[&str], flags: Value, dev: bool) -> (tempfile::TempDir, Sources) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut paths = Vec::new();
+    for (number, text) in files.iter().enumerate() {
+        let path = dir.path().join(format!("{number}.json"));
+        fs::write(&path, text).unwrap();
+        paths.push(path);
+    }
+    (dir, Sources { files: paths, flags, dev })
+}
+
+fn resolved(files: &[&str], flags: Value, dev: bool) -> Result<Config, String> {
+    let (_dir, sources) = sources(files, flags, dev);
+    resolve(&sources).map_err(|error| error.to_string())
+}
+
+const BASE: &str = r#"{"data_dir":"/tmp","server":true,"bind_addr":"127.0.0.1"}"#;
+
+#[test]
+fn a_file_later_on_the_command_line_wins_and_flags_win_over_files() {
+    let config = resolved(
+        &[
+            BASE,
+            r#"{"node_name":"one","server_addresses":["a:1"],"limits":{"rpc_rate":5}}"#,
+            r#"{"node_name":"two","server_addresses":["b:2"],"limits":{"rpc_max_burst":7}}"#,
+        ],
+        json!({"node_name": "three", "server_addresses": ["c:3"]}),
+        false,
+    )
+    .unwrap();
+    assert_eq!(config.node_name, "three");
+    assert_eq!(config.server_addresses, ["a:1", "b:2", "c:3"]);
+    assert!((config.limits.rpc_rate - 5.0).abs() < f64::EPSILON);
+    assert_eq!(config.limits.rpc_max_burst, 7);
+}
+
+#[test]
+fn the_defaults_are_consul_s_but_for_the_raft_multiplier() {
+    let config = resolved(&[BASE], json!({}), false).unwrap();
+    assert_eq!(config.raft_multiplier, 1);
+    assert_eq!(config.bind_address, "127.0.0.1:8300".parse().unwrap());
+    assert_eq!(config.advertise_address, config.bind_address);
+    assert_eq!(config.http.listen, [Listen::Tcp("127.0.0.1:8500".parse().unwrap())]);
+    assert_eq!(config.http.default_query_time, Duration::from_secs(300));
+    assert_eq!(config.http.max_query_time, Duration::from_secs(600));
+    assert!(!config.http.always_pretty);
+    assert_eq!(config.limits.kv_max_value_size, 524_288);
+    assert_eq!(config.limits.http_max_conns_per_client, 200);
+    assert_eq!(config.rpc_hold_timeout, Duration::from_secs(7));
+    assert_eq!(config.raft_snapshot_threshold, 16_384);
+    assert_eq!(config.raft_trailing_logs, 10_240);
+    assert_eq!(config.log_level, Level::Info);
+    assert!(!config.node_name.is_empty());
+}
+
+#[test]
+fn dev_is_one_server_in_memory_on_the_loopback() {
+    let config = resolved(&[r#"{"data_dir":"/tmp"}"#], json!({}), true).unwrap();
+    assert!(config.dev && config.server && config.http.always_pretty && config.enable_debug);
+    assert_eq!(config.data_dir, None);
+    assert_eq!(config.bind_address, "127.0.0.1:8300".parse().unwrap());
+    assert_eq!(config.log_level, Level::Debug);
+}
+
+#[test]
+fn a_broken_rule_is_told_in_consul_s_words() {
+    for (flags, dev, error) in [
+        (json!({"data_dir": ""}), false, "data_dir cannot be empty"),
+        (
+            json!({"data_dir": "/etc/hostname"}),
+            false,
+            "data_dir \"/etc/hostname\" is not a directory",
+        ),
+        (json!({"datacenter": ""}), false, "datacenter cannot be empty"),
+        (
+            json!({"datacenter": "UPPER Case"}),
+            false,
+            "datacenter cannot be \"upper case\". Please use only [a-z0-9-_]",
+        ),
+        (
+            json!({"server": false, "bootstrap_expect": 3}),
+            false,
+            "'bootstrap_expect > 0' requires 'server = true'",
+        ),
+        (
+            json!({"server": false, "bootstrap": true}),
+            false,
+            "'bootstrap = true' requires 'server = true'",
+        ),
+        (json!({"bootstrap_expect": 3}), true, "'bootstrap_expect > 0' not allowed in dev mode"),
+        (
+            json!({"bootstrap": true, "bootstrap_expect": 3}),
+            false,
+            "'bootstrap_expect > 0' and 'bootstrap = true' are mutually exclusive",
+        ),
+        (
+            json!({"bootstrap_expect": -1}),
+            false,
+            "bootstrap_expect cannot be -1. Must be greater than or equal to zero",
+        ),
+        (
+            json!({"performance": {"raft_multiplier": 11}}),
+            false,
+            "performance.raft_multiplier cannot be 11. Must be between 1 and 10",
+        ),
+        (
+            json!({"advertise_addr": "0.0.0.0"}),
+            true,
+            "Advertise address cannot be 0.0.0.0, :: or [::]",
+        ),
+        (
+            json!({"bind_addr": "1.1.1.1 2.2.2.2"}),
+            true,
+            "bind_addr cannot contain multiple addresses. Use 'addresses.{dns,http,https}' instead.",
+        ),
+        (
+            json!({"log_level": "foo"}),
+            true,
+            "Invalid log level: foo. Valid log levels are: [TRACE DEBUG INFO WARN ERR ERROR]",
+        ),
+        (
+            json!({"node_id": "abc"}),
+            true,
+            "failed to setup node ID: specified NodeID is invalid: uuid string is wrong length",
+        ),
+    ] {
+        assert_eq!(resolved(&[BASE], flags.clone(), dev).unwrap_err(), error, "{flags}");
+    }
+}
+
+#[test]
+fn what_does_not_convert_is_listed_by_key() {
+    for (flags, error) in [
+        (json!({"ports": {"http": 99_999_999}}), "ports.http: invalid port: 99999999"),
+        (json!({"client_addr": "foo"}), "client_addr: invalid ip address: foo"),
+        (json!({"client_addr": "unix:///x"}), "client_addr cannot be a unix socket"),
+        (
+            json!({"default_query_time": "5"}),
+            "default_query_time: invalid duration: \"5\": time: missing unit in duration \"5\"",
+        ),
+        (
+            json!({"http_config": {"allow_write_http_from": ["x"]}}),
+            "allow_write_http_from: invalid cidr: x",
+        ),
+        (json!({"server_addresses": ["a"]}), "server_addresses: \"a\" is not host:port"),
+        (
+            json!({"server_addresses": ["::1:8300"]}),
+            "server_addresses: \"::1:8300\" is not host:port",
+        ),
+        (
+            json!({"limits": {"kv_max_value_size": 3_145_729}}),
+            "limits.kv_max_value_size cannot be 3145729. Must be less than or equal to 3145728",
+        ),
+        (
+            json!({"limits": {"rpc_max_burst": -1}}),
+            "limits.rpc_max_burst cannot be -1. Must be greater than or equal to zero",
+        ),
+        (
+            json!({"bind_addr": "{{ GetPrivateIP }}", "advertise_addr": "127.0.0.1"}),
+            "bind_addr: go-sockaddr templates are not supported yet: write the address itself",
+        ),
+    ] {
+        let expected = format!("1 error occurred:\n\t* {error}\n\n");
+        assert_eq!(resolved(&[BASE], flags.clone(), false).unwrap_err(), expected, "{flags}");
+    }
+}
+
+#[test]
+fn what_would_weaken_security_is_refused_by_name_unless_it_is_off() {
+    for (flags, key) in [
+        (json!({"acl": {"enabled": true}}), "acl"),
+        (json!({"acl_datacenter": "dc1"}), "acl_datacenter"),
+        (json!({"encrypt": "E2Sa95EbCMr+dSmShxpWT4xhA37GAUy7MNhzL+8NyNQ="}), "encrypt"),
+        (json!({"verify_incoming": true}), "verify_incoming"),
+        (json!({"ca_file": "/ca.pem"}), "ca_file"),
+        (json!({"tls": {"defaults": {"verify_incoming": true}}}), "tls"),
+        (json!({"auto_encrypt": {"tls": true}}), "auto_encrypt"),
+        (json!({"enable_script_checks": true}), "enable_script_checks"),
+        (json!({"serf_lan_allowed_cidrs": ["10.0.0.0/8"]}), "serf_lan_allowed_cidrs"),
+    ] {
+        let error = resolved(&[BASE], flags, false).unwrap_err();
+        assert!(error.starts_with(&format!("{key} cannot be set: ")), "{error}");
+    }
+    let off = json!({
+        "acl": {"enabled": false, "default_policy": "deny"}, "encrypt": "", "verify_incoming": false,
+        "enable_script_checks": false, "connect": {"enabled": false},
+    });
+    assert_eq!(resolved(&[BASE], off, false).unwrap().warnings, [""; 0]);
+}
+
+#[test]
+fn what_has_no_effect_is_warned_of_by_name() {
+    let flags = json!({"retry_join": ["a"], "telemetry": {"statsd_address": "x"}});
+    let warnings = resolved(&[BASE], flags, false).unwrap().warnings;
+    assert_eq!(
+        warnings,
+        [
+            "retry_join has no effect: gossip is not supported yet; name the servers in server_addresses",
+            "telemetry has no effect: it is not supported yet",
+        ]
+    );
+}
+
+#[test]
+fn expecting_one_server_is_bootstrap_mode() {
+    let config = resolved(&[BASE], json!({"bootstrap_expect": 1}), false).unwrap();
+    assert!(config.bootstrap);
+    assert_eq!(config.bootstrap_expect, 0);
+    assert_eq!(
+        config.warnings,
+        [
+            "BootstrapExpect is set to 1; this is the same as Bootstrap mode.",
+            "bootstrap = true: do not enable unless necessary",
+        ]
+    );
+}
+
+#[test]
+fn http_listens_where_addresses_say_and_nowhere_without_a_port() {
+    let listen = |flags| resolved(&[BASE], flags, false).unwrap().http.listen;
+    assert_eq!(
+        listen(json!({"addresses": {"http": "unix:///tmp/a 127.0.0.2"}, "ports": {"http": 9}})),
+        [Listen::Unix("/tmp/a".into()), Listen::Tcp("127.0.0.2:9".parse().unwrap())]
+    );
+    assert_eq!(listen(json!({"ports": {"http": -1}})), []);
+}
+
+#[test]
+fn a_network_holds_its_own_addresses_only() {
+    for (cidr, peer, holds) in [
+        ("127.0.0.0/8", "127.9.9.9", true),
+        ("127.0.0.0/8", "::ffff:127.0.0.1", true),
+        ("127.0.0.1/32", "127.0.0.2", false),
+        ("0.0.0.0/0", "9.9.9.9", true),
+        ("0.0.0.0/0", "::1", false),
+        ("fd00::/8", "fd12::1", true),
+    ] {
+        let cidr: Cidr = cidr.parse().unwrap();
+        assert_eq!(cidr.contains(peer.parse().unwrap()), holds, "{cidr:?} {peer}");
+    }
+    assert!("10.0.0.0/33".parse::<Cidr>().is_err());
+}
+
+#[test]
+fn private_addresses_are_the_host_s_own_ones_in_the_routing_table() {
+    let table = "\
+Main:
+  +-- 0.0.0.0/0 3 0 5
+     |-- 0.0.0.0
+        /0 universe UNICAST
+     +-- 10.1.2.0/24 2 0 2
+        |-- 10.1.2.0
+           /24 link UNICAST
+        |-- 10.1.2.3
+           /32 host LOCAL
+        |-- 10.1.2.255
+           /32 link BROADCAST
+     |-- 127.0.0.1
+        /32 host LOCAL
+Local:
+        |-- 10.1.2.3
+           /32 host LOCAL
+";
+    assert_eq!(private_addresses(table), [Ipv4Addr::new(10, 1, 2, 3)]);
+}
