@@ -309,12 +309,15 @@ impl Durable {
         match &write.change {
             Change::None => {}
             Change::Append { after, entries } => {
-                self.entries.retain(|entry| entry.index <= *after);
+                // By bisection: a restart folds as many writes as there are entries.
+                let kept = self.entries.partition_point(|entry| entry.index <= *after);
+                self.entries.truncate(kept);
                 self.entries.extend(entries.iter().cloned());
             }
             Change::Snapshot { meta, base } => {
                 self.snapshot = Some(meta.clone());
-                self.entries.retain(|entry| entry.index > base.index);
+                let dropped = self.entries.partition_point(|entry| entry.index <= base.index);
+                self.entries.drain(..dropped);
                 self.base = *base;
             }
             Change::Install { meta } => {
