@@ -158,7 +158,7 @@ impl Node {
         }
         let free = self.hard_state.voted_for.is_none_or(|voted_for| voted_for == from);
         // A learner votes when it is asked: the candidate may know that it was promoted before the learner does.
-        let granted = request.term == self.hard_state.term && free && up_to_date && !leads;
+        let granted = request.term == self.hard_state.term && free && up_to_date;
         if granted {
             self.hard_state.voted_for = Some(from);
             self.arm_election(turn);

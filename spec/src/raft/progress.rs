@@ -38,6 +38,8 @@ pub struct Progress {
     pub inflight: VecDeque<(Index, usize)>,
     /// The sum of those bytes.
     pub inflight_bytes: usize,
+    /// The commit index that it was told, where that is told eagerly.
+    pub commit_sent: Index,
     /// Whether it answered since the last look at the quorum.
     pub active: bool,
     /// The newest ReadIndex round that it answered.
@@ -56,6 +58,7 @@ impl Progress {
             mode: Mode::Probe { paused: false },
             inflight: VecDeque::new(),
             inflight_bytes: 0,
+            commit_sent: Index(0),
             active: false,
             round: 0,
             at_heartbeat: 0,

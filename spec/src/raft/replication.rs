@@ -115,6 +115,9 @@ impl Node {
                 progress.mode = Mode::Probe { paused: true };
             } else if let Some(entry) = entries.last() {
                 progress.sent(entry.index, entries.iter().map(Entry::size).sum());
+                if config.eager_commit {
+                    progress.commit_sent = self.commit_index.min(entry.index);
+                }
             }
             let message = AppendEntries {
                 term: self.hard_state.term,
@@ -148,6 +151,9 @@ impl Node {
             return self.replicate(to, turn);
         }
         let matched = progress.match_index;
+        if self.config.eager_commit {
+            progress.commit_sent = self.commit_index.min(matched);
+        }
         let known = self.log.term_at(matched).filter(|_| matched >= self.log.base.index);
         let previous = known.map(|term| SnapshotId { index: matched, term }).unwrap_or_default();
         let message = AppendEntries {
@@ -332,6 +338,7 @@ impl Node {
             self.advance_transfer(turn);
         }
         self.replicate(from, turn);
+        self.send_commit(from, turn);
     }
 
     /// Commits what a majority of the voters durably has, if it is of this term.
@@ -355,25 +362,24 @@ impl Node {
             // Removed, and that is committed: the others elect (thesis §4.2.2).
             return self.become_follower(None, turn);
         }
-        if self.config.eager_commit {
-            self.send_commit(turn);
+        let Role::Leader(leader) = &self.role else { return };
+        let peers: Vec<ServerId> = leader.progress.keys().copied().collect();
+        for peer in peers {
+            self.send_commit(peer, turn);
         }
         self.start_round(turn);
     }
 
-    /// Tells followers that have nothing else coming of the new commit index.
-    fn send_commit(&mut self, turn: &mut Turn<'_, '_>) {
+    /// Tells a follower that has nothing else coming of a commit index that is new to it: whoever waits there for what is
+    /// committed would otherwise wait for the next heartbeat.
+    fn send_commit(&mut self, to: ServerId, turn: &mut Turn<'_, '_>) {
         let last = self.log.last_index();
         let Role::Leader(leader) = &self.role else { return };
-        let idle: Vec<ServerId> = leader
-            .progress
-            .iter()
-            .filter(|(_, p)| matches!(p.mode, Mode::Replicate) && p.next_index > last)
-            .filter(|(_, p)| p.match_index >= self.commit_index)
-            .map(|(id, _)| *id)
-            .collect();
-        for peer in idle {
-            self.send_heartbeat(peer, turn);
+        let Some(progress) = leader.progress.get(&to) else { return };
+        let idle = matches!(progress.mode, Mode::Replicate) && progress.next_index > last;
+        let news = self.commit_index.min(progress.match_index) > progress.commit_sent;
+        if self.config.eager_commit && idle && news {
+            self.send_heartbeat(to, turn);
         }
     }
 }
