@@ -25,10 +25,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            default_query_time: Duration::from_secs(300),
-            max_query_time: Duration::from_secs(600),
-        }
+        Self { default_query_time: Duration::from_mins(5), max_query_time: Duration::from_mins(10) }
     }
 }
 
@@ -161,7 +158,7 @@ impl BlockingQuery {
             // A restore may have changed anything, the meaning of the client's index too.
             return true;
         }
-        if index > self.known && !(self.absent && !found) {
+        if index > self.known && (found || !self.absent) {
             return true;
         }
         // Here the result is what the client knows or older: a server that lags behind the one that gave the client its
@@ -265,8 +262,8 @@ mod tests {
     #[test]
     fn the_wait_is_capped_and_lengthened_by_at_most_a_sixteenth() {
         let limits = Limits::default();
-        assert_eq!(limits.timeout(Duration::ZERO, &mut Least), Duration::from_secs(300));
-        assert_eq!(limits.timeout(Duration::from_secs(3600), &mut Least), Duration::from_secs(600));
+        assert_eq!(limits.timeout(Duration::ZERO, &mut Least), Duration::from_mins(5));
+        assert_eq!(limits.timeout(Duration::from_hours(1), &mut Least), Duration::from_mins(10));
         let mut entropy = Seeded::new(1);
         let wait = Duration::from_millis(1600);
         for _ in 0..1000 {

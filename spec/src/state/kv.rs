@@ -17,7 +17,7 @@ use super::{
 use crate::{codec::RPC_LIMIT, time::ClusterTime};
 
 /// How long a tombstone is kept, in cluster time.
-pub const TOMBSTONE_TTL: Duration = Duration::from_secs(15 * 60);
+pub const TOMBSTONE_TTL: Duration = Duration::from_mins(15);
 /// The most bytes of a key and its value together. What no entry may exceed, every snapshot can carry.
 pub const MAX_ENTRY_BYTES: usize = RPC_LIMIT;
 

@@ -7,24 +7,30 @@
 //! |---|---|
 //! | [`bytes`] | keys and values |
 //! | [`blocking`] | how a query waits for its result to change |
+//! | [`restore`] | a snapshot put back through the log |
+//! | [`snapshot`] | a state as a stream of records |
+//! | [`invariant`] | what must hold of every state |
 //! | [`table`] | a persistent ordered map with a digest |
 //! | [`kv`] | the KV store and its indexes |
 
 pub mod blocking;
 pub mod bytes;
+pub mod invariant;
 pub mod kv;
+pub mod restore;
+pub mod snapshot;
 pub mod table;
 
-use alloc::{borrow::ToOwned, string::String, vec::Vec};
+use alloc::{borrow::ToOwned, string::String, sync::Arc, vec::Vec};
 
 use bincode::{Decode, Encode};
 
-use self::kv::Kv;
 pub use self::{
     bytes::{Chunk, Key, Value},
     kv::{KvCommand, KvEntry, MAX_ENTRY_BYTES, SessionId, TOMBSTONE_TTL},
     table::Digest,
 };
+use self::{kv::Kv, restore::Restore};
 use crate::{
     codec::{self, CodecError, RECORD_LIMIT},
     raft::{Index, Payload},
@@ -113,6 +119,8 @@ pub struct State {
     restore_floor: u64,
     /// The KV store.
     kv: Kv,
+    /// The snapshot that is being restored.
+    restore: Option<Arc<Restore>>,
 }
 
 impl State {
@@ -130,8 +138,11 @@ impl State {
         match command {
             Command::Kv(command) => self.apply_kv(command, touched),
             Command::ReapTombstones { up_to } => Outcome::Applied(self.kv.reap(*up_to)),
-            Command::RestoreChunk { .. } | Command::RestoreCommit { .. } => {
-                Outcome::Refused("restore is not ready".to_owned())
+            Command::RestoreChunk { restore, number, bytes } => {
+                self.restore_chunk(*restore, *number, bytes)
+            }
+            Command::RestoreCommit { restore, length, crc } => {
+                self.restore_commit(*restore, *length, *crc, touched)
             }
         }
     }
@@ -241,7 +252,8 @@ impl State {
         fields[9..17].copy_from_slice(&self.time.0.to_le_bytes());
         fields[17..25].copy_from_slice(&self.offset.to_le_bytes());
         fields[25..].copy_from_slice(&self.restore_floor.to_le_bytes());
-        Digest::of(&fields).plus(self.kv.digest())
+        let restore = self.restore.as_ref().map_or(Digest::default(), |restore| restore.digest());
+        Digest::of(&fields).plus(self.kv.digest()).plus(restore)
     }
 
     /// An index as it is answered: never 0, which a client couldn't wait on, and never below the last restore, since
