@@ -2,5 +2,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod http;
+pub mod server;
 pub mod storage;
 pub mod telemetry;

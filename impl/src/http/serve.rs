@@ -1,0 +1,228 @@
+//! Connections: accepted, counted by client, ended when they dawdle or when the agent stops.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::watch,
+    task::{AbortHandle, Id, JoinSet},
+    time::{MissedTickBehavior, interval, sleep, timeout},
+};
+
+use super::{
+    Api,
+    stream::{Listener, Phase, Socket, Watched},
+};
+
+/// The unit of the clock by which dawdling is told.
+const TICK: Duration = Duration::from_millis(500);
+/// How long a connection may do nothing between two requests.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+/// How long requests may take to end when the agent stops; long polls don't.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the refusal of a connection may take.
+const REFUSAL_TIMEOUT: Duration = Duration::from_millis(100);
+/// How many refusals may be under way at once; beyond that connections are just closed.
+const REFUSALS: usize = 64;
+
+const TOO_MANY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: text/plain\r\n\
+    Content-Length: 81\r\nConnection: close\r\n\r\n\
+    Your IP is issuing too many concurrent connections, please rate limit your calls\n";
+
+/// Serves clients that come in by `listener` until `shutdown`; then lets running requests end, shortly.
+pub async fn serve(listener: impl Into<Listener>, api: Api, shutdown: impl Future<Output = ()>) {
+    let listener = listener.into();
+    let mut shutdown = std::pin::pin!(shutdown);
+    let mut connections = Connections::new(api);
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((socket, address)) => connections.admit(socket, address),
+                Err(error) => {
+                    // Most likely there are no file descriptors left: trying at once would burn a core.
+                    tracing::warn!(%error, "accepting HTTP connections failed");
+                    sleep(Duration::from_millis(50)).await;
+                }
+            },
+            Some(ended) = connections.tasks.join_next_with_id() => {
+                let id = match &ended {
+                    Ok((id, ())) => *id,
+                    Err(error) => error.id(),
+                };
+                connections.watched.remove(&id);
+            }
+            _ = tick.tick() => connections.end_dawdlers(),
+            () = &mut shutdown => break,
+        }
+    }
+    drop(listener);
+    connections.stop().await;
+}
+
+struct Connections {
+    api: Api,
+    clock: Arc<AtomicU32>,
+    stopping: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+    watched: HashMap<Id, (Arc<Phase>, AbortHandle)>,
+    refusals: Arc<()>,
+}
+
+impl Connections {
+    fn new(api: Api) -> Self {
+        Self {
+            api,
+            clock: Arc::default(),
+            stopping: watch::Sender::new(false),
+            tasks: JoinSet::new(),
+            watched: HashMap::new(),
+            refusals: Arc::default(),
+        }
+    }
+
+    fn admit(&mut self, socket: Socket, address: Option<IpAddr>) {
+        let Some(place) = self.api.0.clients.enter(&self.api, address) else {
+            if Arc::strong_count(&self.refusals) <= REFUSALS {
+                let refusing = self.refusals.clone();
+                self.tasks.spawn(async move {
+                    refuse(socket).await;
+                    drop(refusing);
+                });
+            }
+            return;
+        };
+        let phase = Arc::new(Phase::new(self.clock.clone()));
+        let connection = connection(
+            self.api.clone(),
+            Watched { socket, phase: phase.clone() },
+            place,
+            self.stopping.subscribe(),
+        );
+        let abort = self.tasks.spawn(connection);
+        self.watched.insert(abort.id(), (phase, abort));
+    }
+
+    fn end_dawdlers(&self) {
+        self.clock.fetch_add(1, Ordering::Relaxed);
+        let ticks =
+            |time: Duration| u32::try_from(time.as_millis() / TICK.as_millis()).unwrap_or(u32::MAX);
+        let head = ticks(self.api.0.settings.head_timeout);
+        for (phase, abort) in self.watched.values() {
+            if phase.overdue(head, ticks(IDLE_TIMEOUT)) {
+                abort.abort();
+            }
+        }
+    }
+
+    async fn stop(mut self) {
+        self.stopping.send_replace(true);
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        if timeout(STOP_TIMEOUT, ended).await.is_err() {
+            self.tasks.shutdown().await;
+        }
+    }
+}
+
+async fn connection(api: Api, stream: Watched, place: Place, mut stopping: watch::Receiver<bool>) {
+    let phase = stream.phase.clone();
+    let remote = place.address;
+    let service = service_fn(move |request| {
+        let (api, phase) = (api.clone(), phase.clone());
+        phase.begin();
+        async move {
+            let response = api.answer(request, remote).await;
+            phase.end();
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let mut builder = http1::Builder::new();
+    // The phase watches over heads: hyper's own timeout would end idle connections as well.
+    builder.title_case_headers(true).pipeline_flush(true).header_read_timeout(None);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        _ = stopping.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "an HTTP connection broke");
+    }
+    drop(place);
+}
+
+/// Says why the connection isn't taken, and reads what the client sent meanwhile: closing on unread bytes resets the
+/// connection, and the client would see that instead.
+async fn refuse(mut socket: Socket) {
+    let refusal = async {
+        if let Socket::Tcp(stream) = &mut socket {
+            stream.write_all(TOO_MANY).await?;
+            stream.shutdown().await?;
+            let mut unread = [0; 1024];
+            while stream.read(&mut unread).await? > 0 {}
+        }
+        Ok::<_, std::io::Error>(())
+    };
+    // A client that won't listen has to live without the reason.
+    let _ = timeout(REFUSAL_TIMEOUT, refusal).await;
+}
+
+/// How many connections each client has, by address.
+pub(super) struct Clients {
+    limit: u32,
+    counts: Mutex<HashMap<IpAddr, u32>>,
+}
+
+impl Clients {
+    /// At most `limit` for each; 0 for any number.
+    pub(super) fn new(limit: u32) -> Self {
+        Self { limit, counts: Mutex::default() }
+    }
+
+    /// Counts a connection, unless the client has too many. Unix sockets aren't counted: they have no address.
+    fn enter(&self, api: &Api, address: Option<IpAddr>) -> Option<Place> {
+        if let Some(address) = address {
+            let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = counts.entry(address).or_default();
+            if self.limit != 0 && *count >= self.limit {
+                return None;
+            }
+            *count += 1;
+        }
+        Some(Place { api: api.clone(), address })
+    }
+}
+
+/// A connection's place among its client's; dropping it gives it back.
+struct Place {
+    api: Api,
+    address: Option<IpAddr>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some(address) = self.address else { return };
+        let clients = &self.api.0.clients;
+        let mut counts = clients.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&address);
+            }
+        }
+    }
+}

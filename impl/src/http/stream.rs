@@ -1,0 +1,193 @@
+//! A client's connection: TCP or a unix socket, and what it is doing, so that one that dawdles can be ended.
+
+use std::{
+    io::{self, IoSlice},
+    net::IpAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+};
+
+/// Where clients come in.
+#[derive(Debug)]
+pub enum Listener {
+    /// An address and port.
+    Tcp(TcpListener),
+    /// A socket file, as `unix://` addresses name it.
+    Unix(UnixListener),
+}
+
+impl From<TcpListener> for Listener {
+    fn from(listener: TcpListener) -> Self {
+        Self::Tcp(listener)
+    }
+}
+
+impl From<UnixListener> for Listener {
+    fn from(listener: UnixListener) -> Self {
+        Self::Unix(listener)
+    }
+}
+
+impl Listener {
+    /// Waits for the next client; a client on a unix socket has no address.
+    pub(super) async fn accept(&self) -> io::Result<(Socket, Option<IpAddr>)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, remote) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                // A client that vanished without a word must not hold a long poll for ever.
+                rustix::net::sockopt::set_socket_keepalive(&stream, true)?;
+                rustix::net::sockopt::set_tcp_keepidle(&stream, KEEP_ALIVE)?;
+                rustix::net::sockopt::set_tcp_keepintvl(&stream, KEEP_ALIVE)?;
+                Ok((Socket::Tcp(stream), Some(remote.ip().to_canonical())))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Socket::Unix(stream), None))
+            }
+        }
+    }
+}
+
+const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// A connected client.
+#[derive(Debug)]
+pub(super) enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+macro_rules! forward {
+    ($socket:expr, $method:ident($($argument:expr),*)) => {
+        match $socket {
+            Socket::Tcp(stream) => Pin::new(stream).$method($($argument),*),
+            Socket::Unix(stream) => Pin::new(stream).$method($($argument),*),
+        }
+    };
+}
+
+/// What a connection is doing, in ticks of a coarse clock: idle or sending a request's head since then, or busy.
+#[derive(Debug)]
+pub(super) struct Phase {
+    clock: Arc<AtomicU32>,
+    state: AtomicU32,
+}
+
+const BUSY: u32 = 0;
+const IDLE: u32 = 1;
+const HEAD: u32 = 2;
+const KINDS: u32 = 4;
+
+impl Phase {
+    /// A connection that was just accepted owes its first head.
+    pub(super) fn new(clock: Arc<AtomicU32>) -> Self {
+        let phase = Self { clock, state: AtomicU32::new(BUSY) };
+        phase.set(HEAD);
+        phase
+    }
+
+    fn set(&self, kind: u32) {
+        let now = self.clock.load(Ordering::Relaxed);
+        self.state.store(now.wrapping_mul(KINDS) | kind, Ordering::Relaxed);
+    }
+
+    /// A request's head is here whole.
+    pub(super) fn begin(&self) {
+        self.state.store(BUSY, Ordering::Relaxed);
+    }
+
+    /// A request was answered.
+    pub(super) fn end(&self) {
+        self.set(IDLE);
+    }
+
+    fn received(&self) {
+        if self.state.load(Ordering::Relaxed) % KINDS == IDLE {
+            self.set(HEAD);
+        }
+    }
+
+    fn sent(&self) {
+        // A large answer that a slow client takes piece by piece isn't idleness.
+        if self.state.load(Ordering::Relaxed) % KINDS == IDLE {
+            self.set(IDLE);
+        }
+    }
+
+    /// Whether the connection has been at its head, or idle, for more ticks than it may.
+    pub(super) fn overdue(&self, head_ticks: u32, idle_ticks: u32) -> bool {
+        let state = self.state.load(Ordering::Relaxed);
+        let since = state / KINDS;
+        let now = self.clock.load(Ordering::Relaxed) % (u32::MAX / KINDS);
+        let age = now.saturating_sub(since);
+        match state % KINDS {
+            HEAD => age > head_ticks,
+            IDLE => age > idle_ticks,
+            _ => false,
+        }
+    }
+}
+
+/// A connected client whose phase is kept.
+#[derive(Debug)]
+pub(super) struct Watched {
+    pub(super) socket: Socket,
+    pub(super) phase: Arc<Phase>,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = forward!(&mut self.socket, poll_read(cx, buffer));
+        if buffer.filled().len() > before {
+            self.phase.received();
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.phase.sent();
+        forward!(&mut self.socket, poll_write(cx, bytes))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.phase.sent();
+        forward!(&mut self.socket, poll_write_vectored(cx, slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        forward!(&mut self.socket, poll_flush(cx))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        forward!(&mut self.socket, poll_shutdown(cx))
+    }
+}
