@@ -1,8 +1,9 @@
-//! The agent that stands in Consul's place, and its command line.
+//! The agent: threads around the machines of `spec`, its disk, its network and its HTTP API.
 
 pub mod cli;
 pub mod config;
 pub mod http;
+pub mod net;
 pub mod server;
 pub mod storage;
 pub mod telemetry;
