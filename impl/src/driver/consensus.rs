@@ -1,0 +1,570 @@
+//! The consensus turn: sole owner of the Raft machine.
+//!
+//! A turn takes what arrived, steps the machine, puts its effects through the gate and routes them. It takes no lock,
+//! waits for nothing and touches no disk, so it runs alike on a thread of its own, in one thread with the log writer, and
+//! in a simulator.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use spec::{
+    entropy::Seeded,
+    gate::Gate,
+    machine::{Context, Effect, Event, Machine, Ticket},
+    raft::{
+        Command, Config, Configuration, Durable, Entry, Index, MembershipChange, Message, Node,
+        Output, Payload, Proposal, Rejection, ServerId, SnapshotId, SnapshotMeta, Standing, Term,
+        Timer, Write, invariant, message::InstallSnapshot,
+    },
+    state::{Outcome, State},
+    time::{Instant, Timers},
+};
+use tokio::sync::oneshot;
+
+/// Bytes of proposals that one write and one message may carry.
+const MAX_PROPOSE_BYTES: usize = 4 << 20;
+
+/// What became of a proposal.
+pub type Proposed = Result<(u64, Outcome), ProposeError>;
+
+/// Why a proposal wasn't carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// This server doesn't lead; nothing happened.
+    #[error("node is not the leader")]
+    NotLeader,
+    /// Too much waits already; nothing happened.
+    #[error("too many writes are waiting to be replicated")]
+    Overloaded,
+    /// The disk has no room for the log; nothing happened.
+    #[error("the log's disk is full")]
+    DiskFull,
+    /// It may or may not happen.
+    #[error("leadership lost while committing log")]
+    Unknown,
+}
+
+/// What the consensus turn handles.
+#[derive(Debug)]
+pub enum Input {
+    /// A message of another server, with the bytes of its chunk.
+    Message {
+        /// The sender.
+        from: ServerId,
+        /// The message.
+        message: Message,
+        /// What an InstallSnapshot carries.
+        bytes: Option<Bytes>,
+    },
+    /// The connection to a server broke.
+    Unreachable(ServerId),
+    /// A client's write.
+    Propose {
+        /// The command.
+        payload: Payload,
+        /// Where its outcome goes once it is applied.
+        reply: oneshot::Sender<Proposed>,
+    },
+    /// A linearizable read: the answer is the index to apply first.
+    Read {
+        /// The index, or none where no leader was found.
+        reply: oneshot::Sender<Option<Index>>,
+    },
+    /// A change of the configuration; answered once it is in the log.
+    Reconfigure {
+        /// The change.
+        change: MembershipChange,
+        /// Its index, or why not.
+        reply: oneshot::Sender<Result<Index, Rejection>>,
+    },
+    /// A transfer of leadership.
+    Transfer {
+        /// To whom.
+        to: Option<ServerId>,
+        /// Done, or why not.
+        reply: oneshot::Sender<Result<Index, Rejection>>,
+    },
+    /// The first configuration of a formed cluster.
+    Form(Arc<Configuration>),
+    /// The log writer synced up to here.
+    Durable(Ticket),
+    /// The disk is full, or has room again.
+    Full(bool),
+    /// Of the snapshot keeper.
+    Snapshot(SnapshotEvent),
+}
+
+/// What the snapshot keeper tells.
+#[derive(Clone, Copy, Debug)]
+pub enum SnapshotEvent {
+    /// A snapshot of the applied state is durable.
+    Saved {
+        /// Its last entry.
+        index: Index,
+        /// Its chunks.
+        chunks: u64,
+    },
+    /// A received snapshot is durable.
+    Stored(SnapshotId),
+    /// A received snapshot could not be stored.
+    Failed(SnapshotId),
+    /// A snapshot to send can't be read.
+    Unreadable(SnapshotId),
+    /// A snapshot of the applied state could not be written.
+    NotSaved,
+}
+
+/// What the apply turn handles.
+#[derive(Debug)]
+pub enum Apply {
+    /// Committed entries, and who waits for the outcome of which.
+    Entries {
+        /// Consecutive entries.
+        entries: Vec<Entry>,
+        /// Ordered by index.
+        waiters: Vec<(Index, oneshot::Sender<Proposed>)>,
+    },
+    /// The state is to be replaced by an installed snapshot.
+    Restore(SnapshotMeta),
+    /// The state as it is after the entries before this is to be saved.
+    Save(SnapshotId),
+}
+
+/// What the snapshot keeper handles.
+#[derive(Debug)]
+pub enum Snapshot {
+    /// Save this state.
+    Save {
+        /// Its last entry.
+        id: SnapshotId,
+        /// The state, which readers and the apply turn share.
+        state: Box<State>,
+    },
+    /// Store a chunk of a received snapshot.
+    Store {
+        /// The snapshot.
+        meta: SnapshotMeta,
+        /// Which chunk.
+        number: u64,
+        /// Its bytes.
+        bytes: Bytes,
+    },
+    /// Make a received snapshot durable.
+    Finish(SnapshotMeta),
+    /// Send a chunk.
+    Send {
+        /// To whom.
+        to: ServerId,
+        /// The message that its bytes go with.
+        message: InstallSnapshot,
+    },
+    /// The log starts behind `base`; nothing older is needed.
+    Compacted {
+        /// The newest snapshot.
+        snapshot: SnapshotId,
+    },
+}
+
+/// Where a turn's effects go.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    /// For the log writer, in order.
+    pub persist: Vec<(Ticket, Write)>,
+    /// For other servers.
+    pub send: Vec<(ServerId, Message)>,
+    /// For the apply turn, in order.
+    pub apply: Vec<Apply>,
+    /// For the snapshot keeper, in order.
+    pub snapshots: Vec<Snapshot>,
+    /// Term, leader or configuration changed.
+    pub changed: bool,
+    /// The leader was heard.
+    pub heard: bool,
+}
+
+/// A machine that broke one of its own invariants; the agent must stop.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("Raft invariant `{invariant}` is violated; the agent stops before harm is done: {node}")]
+pub struct Violation {
+    /// Which invariant.
+    pub invariant: &'static str,
+    /// The node, for the report.
+    pub node: String,
+}
+
+/// Who this server is, as others of the agent see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leadership {
+    /// The current term.
+    pub term: Term,
+    /// Whether this server leads.
+    pub leads: bool,
+    /// The leader.
+    pub leader: Option<ServerId>,
+    /// The configuration in force.
+    pub configuration: Arc<Configuration>,
+    /// The index of its entry.
+    pub configuration_index: Index,
+}
+
+impl Leadership {
+    /// Where the leader answers.
+    pub fn leader_address(&self) -> Option<&str> {
+        let member = self.configuration.servers.get(&self.leader?)?;
+        Some(&member.address)
+    }
+}
+
+type Answer = oneshot::Sender<Result<Index, Rejection>>;
+
+/// The Raft machine, its gate, its timers, and who waits for it.
+pub struct Consensus {
+    node: Node,
+    gate: Gate<Node>,
+    timers: Timers<Timer>,
+    entropy: Seeded,
+    effects: Vec<Effect<Node>>,
+    ready: Vec<Effect<Node>>,
+    last_request: u64,
+    proposed: HashMap<u64, oneshot::Sender<Proposed>>,
+    waiting: VecDeque<(Index, Term, oneshot::Sender<Proposed>)>,
+    reads: HashMap<u64, Vec<oneshot::Sender<Option<Index>>>>,
+    answers: HashMap<u64, Answer>,
+    caught_up: Option<ServerId>,
+    full: bool,
+    policy: SnapshotPolicy,
+    saving: bool,
+    next_save: Instant,
+}
+
+/// When a snapshot of the applied state is due.
+#[derive(Clone, Copy, Debug)]
+pub struct SnapshotPolicy {
+    /// After so many entries (`raft_snapshot_threshold`).
+    pub threshold: u64,
+    /// But for the log's size no sooner than so long after the last one (`raft_snapshot_interval`).
+    pub interval: Duration,
+    /// Or when the log in memory has so many bytes.
+    pub log_bytes: usize,
+}
+
+impl Default for SnapshotPolicy {
+    /// Consul's settings.
+    fn default() -> Self {
+        Self { threshold: 16_384, interval: Duration::from_secs(30), log_bytes: 256 << 20 }
+    }
+}
+
+impl Consensus {
+    /// Starts from what was durable.
+    pub fn recover(
+        config: &Arc<Config>,
+        durable: Durable,
+        policy: SnapshotPolicy,
+        seed: u64,
+        now: Instant,
+        out: &mut Outbox,
+    ) -> Self {
+        let mut entropy = Seeded::new(seed);
+        let mut gate = Gate::default();
+        let mut effects = Vec::new();
+        let mut cx = Context { now, entropy: &mut entropy, last_ticket: &mut gate.last };
+        let node = Node::recover(config, durable, &mut cx, &mut effects);
+        let mut consensus = Self {
+            node,
+            gate,
+            timers: Timers::default(),
+            entropy,
+            effects,
+            ready: Vec::new(),
+            last_request: 0,
+            proposed: HashMap::new(),
+            waiting: VecDeque::new(),
+            reads: HashMap::new(),
+            answers: HashMap::new(),
+            caught_up: None,
+            full: false,
+            policy,
+            saving: false,
+            next_save: now,
+        };
+        consensus.route(now, None, out);
+        consensus
+    }
+
+    /// The machine, to look at.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// When the next timer fires.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.timers.next_deadline()
+    }
+
+    /// Who this server is now.
+    pub fn leadership(&self) -> Leadership {
+        Leadership {
+            term: self.node.hard_state.term,
+            leads: self.node.leader == Some(self.node.config.id),
+            leader: self.node.leader,
+            configuration: Arc::clone(&self.node.membership.configuration),
+            configuration_index: self.node.membership.index,
+        }
+    }
+
+    /// Takes one turn.
+    pub fn turn(
+        &mut self,
+        now: Instant,
+        inputs: &mut Vec<Input>,
+        out: &mut Outbox,
+    ) -> Result<(), Violation> {
+        while let Some(timer) = self.timers.pop(now) {
+            self.step(now, Event::Fire(timer), None, out);
+        }
+        let mut proposals = Vec::new();
+        let mut proposal_bytes = 0;
+        let mut readers = Vec::new();
+        for input in inputs.drain(..) {
+            match input {
+                Input::Propose { payload, reply } => {
+                    if self.full {
+                        let _ = reply.send(Err(ProposeError::DiskFull));
+                        continue;
+                    }
+                    if proposal_bytes + payload.0.len() > MAX_PROPOSE_BYTES {
+                        let batch = std::mem::take(&mut proposals);
+                        self.step(now, Event::Command(Command::Propose(batch)), None, out);
+                        proposal_bytes = 0;
+                    }
+                    proposal_bytes += payload.0.len();
+                    let request = self.next_request();
+                    self.proposed.insert(request, reply);
+                    proposals.push(Proposal { request, payload });
+                }
+                Input::Read { reply } => readers.push(reply),
+                Input::Message { from, message, bytes } => {
+                    self.step(now, Event::Receive { from, message }, bytes, out);
+                }
+                Input::Durable(ticket) => {
+                    self.gate.durable(ticket, &mut self.ready);
+                    self.route(now, None, out);
+                    self.step(now, Event::Durable(ticket), None, out);
+                }
+                Input::Reconfigure { change, reply } => {
+                    let request = self.next_request();
+                    self.answers.insert(request, reply);
+                    let command = Command::Reconfigure { request, change };
+                    self.step(now, Event::Command(command), None, out);
+                }
+                Input::Transfer { to, reply } => {
+                    let request = self.next_request();
+                    self.answers.insert(request, reply);
+                    let command = Command::Transfer { request, to };
+                    self.step(now, Event::Command(command), None, out);
+                }
+                Input::Full(full) => self.full = full,
+                Input::Form(configuration) => {
+                    self.step(now, Event::Command(Command::Form(configuration)), None, out);
+                }
+                Input::Unreachable(server) => {
+                    self.step(now, Event::Command(Command::Unreachable(server)), None, out);
+                }
+                Input::Snapshot(event) => {
+                    let command = match event {
+                        SnapshotEvent::NotSaved => {
+                            self.saving = false;
+                            continue;
+                        }
+                        SnapshotEvent::Saved { index, chunks } => {
+                            self.saving = false;
+                            Command::SnapshotSaved { index, chunks }
+                        }
+                        SnapshotEvent::Stored(id) => Command::SnapshotStored(id),
+                        SnapshotEvent::Failed(id) => Command::SnapshotFailed(id),
+                        SnapshotEvent::Unreadable(id) => Command::SnapshotUnreadable(id),
+                    };
+                    self.step(now, Event::Command(command), None, out);
+                }
+            }
+        }
+        if !proposals.is_empty() {
+            self.step(now, Event::Command(Command::Propose(proposals)), None, out);
+        }
+        if !readers.is_empty() {
+            // All reads of a turn share one request, so a turn costs one round at most.
+            let n = self.next_request();
+            self.reads.insert(n, readers);
+            self.step(now, Event::Command(Command::Read { n }), None, out);
+        }
+        self.promote(now, out);
+        self.save(now, out);
+        if self.full && self.leadership().leads {
+            // A leader that can't write its log delays every commit by its own disk.
+            self.step(now, Event::Command(Command::StepDown), None, out);
+        }
+        self.check()
+    }
+
+    /// Has a snapshot saved where the log has grown by enough since the last one.
+    fn save(&mut self, now: Instant, out: &mut Outbox) {
+        let node = &self.node;
+        let last = node.snapshot.as_ref().map_or(Index(0), |meta| meta.id.index);
+        let entries = node.commit_index.0.saturating_sub(last.0);
+        let many = entries >= self.policy.threshold && now >= self.next_save;
+        // Entries are kept in memory until then, so bytes count, too, and don't wait for the interval.
+        let large = node.log.bytes >= self.policy.log_bytes && entries > 0;
+        if self.saving || !(many || large) || node.commit_index > node.durable_index {
+            return;
+        }
+        if let Some(term) = node.log.term_at(node.commit_index) {
+            self.saving = true;
+            self.next_save = now.after(self.policy.interval);
+            out.apply.push(Apply::Save(SnapshotId { index: node.commit_index, term }));
+        }
+    }
+
+    /// Lets a learner vote that has caught up.
+    fn promote(&mut self, now: Instant, out: &mut Outbox) {
+        if let Some(learner) = self.caught_up.take() {
+            let request = self.next_request();
+            let change = MembershipChange::Promote(learner);
+            // Refused while another change is under way: its next answer brings it here again.
+            self.step(now, Event::Command(Command::Reconfigure { request, change }), None, out);
+        }
+    }
+
+    fn next_request(&mut self) -> u64 {
+        self.last_request += 1;
+        self.last_request
+    }
+
+    fn check(&self) -> Result<(), Violation> {
+        for (invariant, holds) in invariant::ALL {
+            if !holds(&self.node) {
+                let node = format!(
+                    "term {:?} commit {:?} durable {:?} last {:?} base {:?} role {:?}",
+                    self.node.hard_state,
+                    self.node.commit_index,
+                    self.node.durable_index,
+                    self.node.log.last(),
+                    self.node.log.base,
+                    self.node.role
+                );
+                return Err(Violation { invariant, node });
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, now: Instant, event: Event<Node>, bytes: Option<Bytes>, out: &mut Outbox) {
+        let last_ticket = &mut self.gate.last;
+        let mut cx = Context { now, entropy: &mut self.entropy, last_ticket };
+        self.node.step(event, &mut cx, &mut self.effects);
+        self.route(now, bytes, out);
+    }
+
+    /// Puts effects through the gate, and what it lets pass to where it belongs.
+    fn route(&mut self, now: Instant, mut bytes: Option<Bytes>, out: &mut Outbox) {
+        self.gate.admit(&mut self.effects, &mut self.ready);
+        let mut ready = std::mem::take(&mut self.ready);
+        for effect in ready.drain(..) {
+            match effect {
+                Effect::Persist { ticket, write } => out.persist.push((ticket, write)),
+                Effect::Send { to, message: Message::InstallSnapshot(message), .. } => {
+                    out.snapshots.push(Snapshot::Send { to, message });
+                }
+                Effect::Send { to, message, .. } => out.send.push((to, message)),
+                Effect::Arm { timer, delay } => self.timers.arm(timer, now.after(delay)),
+                Effect::Disarm { timer } => self.timers.disarm(&timer),
+                Effect::Emit { output, .. } => self.output(output, &mut bytes, out),
+            }
+        }
+        self.ready = ready;
+    }
+
+    fn output(&mut self, output: Output, bytes: &mut Option<Bytes>, out: &mut Outbox) {
+        match output {
+            Output::Appended { request, term, index } => {
+                if let Some(reply) = self.proposed.remove(&request) {
+                    self.waiting.push_back((index, term, reply));
+                } else if let Some(reply) = self.answers.remove(&request) {
+                    let _ = reply.send(Ok(index));
+                }
+            }
+            Output::Rejected { request, reason } => self.rejected(request, reason),
+            Output::Transferred { request } => {
+                if let Some(reply) = self.answers.remove(&request) {
+                    let _ = reply.send(Ok(self.node.commit_index));
+                }
+            }
+            Output::Committed(entries) => self.committed(entries, out),
+            Output::ReadReady { n, index } => {
+                for reply in self.reads.remove(&n).unwrap_or_default() {
+                    let _ = reply.send(Some(index));
+                }
+            }
+            Output::ReadFailed { n } => {
+                for reply in self.reads.remove(&n).unwrap_or_default() {
+                    let _ = reply.send(None);
+                }
+            }
+            Output::Changed { standing, .. } => {
+                out.changed = true;
+                if standing == Standing::Follower {
+                    // The next leader may or may not commit what this one appended.
+                    for (_, _, reply) in self.waiting.drain(..) {
+                        let _ = reply.send(Err(ProposeError::Unknown));
+                    }
+                }
+            }
+            Output::Configured { .. } => out.changed = true,
+            Output::CaughtUp(server) => self.caught_up = Some(server),
+            Output::LeaderHeard => out.heard = true,
+            Output::StoreChunk { meta, number } => {
+                let bytes = bytes.take().unwrap_or_default();
+                out.snapshots.push(Snapshot::Store { meta, number, bytes });
+            }
+            Output::FinishSnapshot(meta) => out.snapshots.push(Snapshot::Finish(meta)),
+            Output::Restore(meta) => out.apply.push(Apply::Restore(meta)),
+            Output::Compacted { snapshot, .. } => {
+                out.snapshots.push(Snapshot::Compacted { snapshot });
+            }
+            Output::Dropped(why) => tracing::warn!("raft: dropped a message: {why}"),
+        }
+    }
+
+    fn rejected(&mut self, request: u64, reason: Rejection) {
+        if let Some(reply) = self.proposed.remove(&request) {
+            let error = match reason {
+                Rejection::Overloaded => ProposeError::Overloaded,
+                _ => ProposeError::NotLeader,
+            };
+            let _ = reply.send(Err(error));
+        } else if let Some(reply) = self.answers.remove(&request) {
+            let _ = reply.send(Err(reason));
+        }
+    }
+
+    fn committed(&mut self, entries: Vec<Entry>, out: &mut Outbox) {
+        let mut waiters = Vec::new();
+        if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
+            while self.waiting.front().is_some_and(|(index, ..)| *index <= last.index) {
+                let Some((index, term, reply)) = self.waiting.pop_front() else { break };
+                let offset = usize::try_from(index.0.saturating_sub(first.index.0));
+                let committed = offset.ok().and_then(|offset| entries.get(offset));
+                if committed.is_some_and(|entry| entry.term == term) {
+                    waiters.push((index, reply));
+                } else {
+                    let _ = reply.send(Err(ProposeError::Unknown));
+                }
+            }
+        }
+        out.apply.push(Apply::Entries { entries, waiters });
+    }
+}
