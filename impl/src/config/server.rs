@@ -42,3 +42,35 @@ pub struct ServerSettings {
     /// How many entries stay in the log behind a snapshot.
     pub raft_trailing_logs: u64,
 }
+
+impl ServerSettings {
+    /// A server as `-dev` starts it: alone, in memory, with Consul's limits.
+    pub fn dev(node_name: &str, bind_address: SocketAddr) -> Self {
+        Self {
+            dev: true,
+            data_dir: None,
+            datacenter: "dc1".to_owned(),
+            node_name: node_name.to_owned(),
+            node_id: None,
+            bind_address,
+            advertise_address: bind_address,
+            bootstrap: false,
+            bootstrap_expect: 0,
+            server_addresses: Vec::new(),
+            raft_multiplier: 1,
+            rpc_hold_timeout: Duration::from_secs(7),
+            limits: Limits {
+                http_max_conns_per_client: 200,
+                rpc_max_conns_per_client: 100,
+                rpc_rate: -1.0,
+                rpc_max_burst: 1000,
+                rpc_handshake_timeout: Duration::from_secs(5),
+                kv_max_value_size: 512 << 10,
+                txn_max_req_len: 512 << 10,
+            },
+            raft_snapshot_threshold: 16_384,
+            raft_snapshot_interval: Duration::from_secs(30),
+            raft_trailing_logs: 10_240,
+        }
+    }
+}

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{Api, Settings, serve};
-use crate::server::Server;
+use crate::{config::ServerSettings, server::Server};
 
 /// An agent on a free port, and what stops it.
 struct Agent {
@@ -20,10 +20,22 @@ struct Agent {
     ended: tokio::task::JoinHandle<()>,
 }
 
+/// A server alone, in memory, that has elected itself.
+async fn server() -> Server {
+    let settings = ServerSettings {
+        node_id: Some("0a4e64c1-872e-a0ec-b2dc-fdf268e35d46".to_owned()),
+        advertise_address: "127.0.0.1:18300".parse().unwrap(),
+        ..ServerSettings::dev("s1", "127.0.0.1:0".parse().unwrap())
+    };
+    let server = Server::start(settings).await.unwrap();
+    assert!(server.wait_for_leader(Duration::from_secs(5)).await);
+    server
+}
+
 async fn agent(settings: Settings) -> Agent {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let server = Server::in_memory("0a4e64c1-872e-a0ec-b2dc-fdf268e35d46", "s1", "127.0.0.1:18300");
+    let server = server().await;
     let api = Api::new(server.clone(), settings).unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let ended = tokio::spawn(serve(listener, api, async {
@@ -142,7 +154,7 @@ async fn recorded_steps_are_answered_as_consul_answered_them() {
         ("GET", "/v1/agent/self", "", 403, TEXT, "Endpoint is blocked by agent configuration"),
         ("PUT", "/v1/kv/k1", "hello", 200, JSON, "true"),
         ("GET", "/v1/kv/k1", "", 200, JSON,
-            r#"[{"LockIndex":0,"Key":"k1","Flags":0,"Value":"aGVsbG8=","CreateIndex":2,"ModifyIndex":2}]"#),
+            r#"[{"LockIndex":0,"Key":"k1","Flags":0,"Value":"aGVsbG8=","CreateIndex":3,"ModifyIndex":3}]"#),
         ("GET", "/v1/kv/k1?raw", "", 200, Some("text/plain"), "hello"),
         ("GET", "/v1/kv/missing", "", 404, None, ""),
         ("GET", "/v1/kv/missing/?recurse", "", 404, None, ""),
@@ -156,19 +168,19 @@ async fn recorded_steps_are_answered_as_consul_answered_them() {
         ("GET", "/v1/kv/ap?keys&separator=/", "", 200, JSON, r#"["app/"]"#),
         ("DELETE", "/v1/kv/app/x?recurse", "", 200, JSON, "true"),
         ("GET", "/v1/kv/app?recurse", "", 200, JSON,
-            r#"[{"LockIndex":0,"Key":"app/y","Flags":0,"Value":"YQ==","CreateIndex":5,"ModifyIndex":5}]"#),
+            r#"[{"LockIndex":0,"Key":"app/y","Flags":0,"Value":"YQ==","CreateIndex":6,"ModifyIndex":6}]"#),
         ("PUT", "/v1/kv/f1?flags=18446744073709551615", "v", 200, JSON, "true"),
         ("GET", "/v1/kv/f1", "", 200, JSON,
-            r#"[{"LockIndex":0,"Key":"f1","Flags":18446744073709551615,"Value":"dg==","CreateIndex":7,"ModifyIndex":7}]"#),
+            r#"[{"LockIndex":0,"Key":"f1","Flags":18446744073709551615,"Value":"dg==","CreateIndex":8,"ModifyIndex":8}]"#),
         ("PUT", "/v1/kv/f1?flags=abc", "v", 500, TEXT, "strconv.ParseUint: parsing \"abc\": invalid syntax"),
         ("PUT", "/v1/kv/f1?flags=-1", "v", 500, TEXT, "strconv.ParseUint: parsing \"-1\": invalid syntax"),
         ("PUT", "/v1/kv/empty", "", 200, JSON, "true"),
         ("GET", "/v1/kv/empty", "", 200, JSON,
-            r#"[{"LockIndex":0,"Key":"empty","Flags":0,"Value":null,"CreateIndex":8,"ModifyIndex":8}]"#),
+            r#"[{"LockIndex":0,"Key":"empty","Flags":0,"Value":null,"CreateIndex":9,"ModifyIndex":9}]"#),
         ("GET", "/v1/kv/empty?raw", "", 200, Some("text/plain"), ""),
         ("PUT", "/v1/kv/cas1?cas=0", "1", 200, JSON, "true"),
         ("PUT", "/v1/kv/cas1?cas=0", "2", 200, JSON, "false"),
-        ("PUT", "/v1/kv/cas1?cas=9", "2", 200, JSON, "true"),
+        ("PUT", "/v1/kv/cas1?cas=10", "2", 200, JSON, "true"),
         ("PUT", "/v1/kv/cas-none?cas=77", "3", 200, JSON, "false"),
         ("PUT", "/v1/kv/cas1?cas=abc", "2", 500, TEXT, "strconv.ParseUint: parsing \"abc\": invalid syntax"),
         ("PUT", "/v1/kv/cas1?cas=", "2", 500, TEXT, "strconv.ParseUint: parsing \"\": invalid syntax"),
@@ -229,7 +241,7 @@ async fn headers_say_what_a_read_knew() {
     put(&agent, "/v1/kv/k", b"v").await;
     let found = get(&agent, "/v1/kv/k?raw").await;
     for (name, value) in [
-        ("X-Consul-Index", "2"),
+        ("X-Consul-Index", "3"),
         ("X-Consul-Knownleader", "true"),
         ("X-Consul-Lastcontact", "0"),
         ("X-Consul-Default-Acl-Policy", "allow"),
@@ -252,15 +264,15 @@ async fn indexes_follow_keys_and_prefixes() {
     let agent = agent(recorded()).await;
     put(&agent, "/v1/kv/ix/a", b"1").await;
     put(&agent, "/v1/kv/ix/b", b"1").await;
-    assert_eq!(get(&agent, "/v1/kv/ix/a").await.index(), 2);
-    assert_eq!(get(&agent, "/v1/kv/ix/?recurse").await.index(), 3);
-    request(&agent, "DELETE", "/v1/kv/ix/b", "", b"").await;
+    assert_eq!(get(&agent, "/v1/kv/ix/a").await.index(), 3);
     assert_eq!(get(&agent, "/v1/kv/ix/?recurse").await.index(), 4);
-    assert_eq!(get(&agent, "/v1/kv/ix/b").await.index(), 4);
-    assert_eq!(get(&agent, "/v1/kv/ix/a").await.index(), 2);
+    request(&agent, "DELETE", "/v1/kv/ix/b", "", b"").await;
+    assert_eq!(get(&agent, "/v1/kv/ix/?recurse").await.index(), 5);
+    assert_eq!(get(&agent, "/v1/kv/ix/b").await.index(), 5);
+    assert_eq!(get(&agent, "/v1/kv/ix/a").await.index(), 3);
     // Writing the same again changes nothing.
     put(&agent, "/v1/kv/ix/a", b"1").await;
-    assert_eq!(get(&agent, "/v1/kv/ix/a").await.index(), 2);
+    assert_eq!(get(&agent, "/v1/kv/ix/a").await.index(), 3);
 }
 
 #[tokio::test]
@@ -318,18 +330,18 @@ async fn a_long_poll_wakes_on_its_key_and_not_on_others() {
     let agent = agent(recorded()).await;
     put(&agent, "/v1/kv/a", b"1").await;
     let started = Instant::now();
-    let (answer, ()) = tokio::join!(get(&agent, "/v1/kv/a?index=2&wait=10s"), async {
+    let (answer, ()) = tokio::join!(get(&agent, "/v1/kv/a?index=3&wait=10s"), async {
         tokio::time::sleep(Duration::from_millis(100)).await;
         put(&agent, "/v1/kv/ab", b"1").await;
         assert_eq!(agent.server.watches().len(), 1);
         tokio::time::sleep(Duration::from_millis(100)).await;
         put(&agent, "/v1/kv/a", b"2").await;
     });
-    assert_eq!((answer.status(), answer.index()), (200, 4));
+    assert_eq!((answer.status(), answer.index()), (200, 5));
     let elapsed = started.elapsed();
     assert!(elapsed >= Duration::from_millis(200) && elapsed < Duration::from_secs(5));
     let past = get(&agent, "/v1/kv/a?index=1&wait=10s").await;
-    assert_eq!(past.index(), 4);
+    assert_eq!(past.index(), 5);
 }
 
 #[tokio::test]
@@ -338,14 +350,14 @@ async fn a_long_poll_ends_with_its_time_and_gives_the_index_that_stands() {
     put(&agent, "/v1/kv/a", b"1").await;
     let started = Instant::now();
     let (current, future, missing, list) = tokio::join!(
-        get(&agent, "/v1/kv/a?index=2&wait=300ms"),
+        get(&agent, "/v1/kv/a?index=3&wait=300ms"),
         get(&agent, "/v1/kv/a?index=99999&wait=300ms"),
-        get(&agent, "/v1/kv/none?index=2&wait=300ms"),
-        get(&agent, "/v1/kv/?recurse&index=2&wait=300ms"),
+        get(&agent, "/v1/kv/none?index=3&wait=300ms"),
+        get(&agent, "/v1/kv/?recurse&index=3&wait=300ms"),
     );
     let elapsed = started.elapsed();
     assert!(elapsed >= Duration::from_millis(300), "{elapsed:?}");
-    assert_eq!((current.index(), future.index(), missing.index(), list.index()), (2, 2, 2, 2));
+    assert_eq!((current.index(), future.index(), missing.index(), list.index()), (3, 3, 3, 3));
     assert_eq!(missing.status(), 404);
     assert!(agent.server.watches().is_empty());
 }
@@ -359,7 +371,7 @@ async fn what_is_missing_is_waited_for_until_it_comes() {
         tokio::time::sleep(Duration::from_millis(50)).await;
         put(&agent, "/v1/kv/none/a", b"1").await;
     });
-    assert_eq!((answer.status(), answer.index()), (200, 3));
+    assert_eq!((answer.status(), answer.index()), (200, 4));
 }
 
 #[tokio::test]
@@ -471,7 +483,7 @@ async fn a_unix_socket_serves_as_well() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("consul.sock");
     let listener = tokio::net::UnixListener::bind(&path).unwrap();
-    let api = Api::new(Server::in_memory("n", "s1", "127.0.0.1:8300"), recorded()).unwrap();
+    let api = Api::new(server().await, recorded()).unwrap();
     let served = tokio::spawn(serve(listener, api, std::future::pending()));
     let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
     let head = b"GET /v1/catalog/datacenters HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
