@@ -1,8 +1,7 @@
 //! A directory in memory: for `-dev`, and for tests, where it fails on demand and crashes as a disk does.
 //!
 //! What was written but not synced is kept apart by sectors. A crash keeps any subset of those sectors, chosen by the
-//! caller: that is what a power cut leaves of a write. Names are durable at once: the orders of rename and sync are checked
-//! by [`Memory::unsynced_names`].
+//! caller: that is what a power cut leaves of a write. Names that were changed since the directory was synced may be lost too.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,6 +29,8 @@ pub enum Operation {
     Read,
     /// Sync the directory.
     SyncDirectory,
+    /// Anything that changes something.
+    Any,
 }
 
 /// One fault: the operation fails `times` times after it went well `after` times.
@@ -57,8 +58,9 @@ type Shared = Arc<Mutex<Contents>>;
 #[derive(Debug, Default)]
 struct State {
     files: BTreeMap<String, Shared>,
+    /// The names as of the last sync of the directory.
+    synced: BTreeMap<String, Shared>,
     faults: Vec<Fault>,
-    unsynced_names: u64,
 }
 
 /// A directory in memory. Clones share it.
@@ -89,18 +91,26 @@ impl Memory {
         lock(&self.state).faults.clear();
     }
 
-    /// How many names were changed since the directory was synced.
-    pub fn unsynced_names(&self) -> u64 {
-        lock(&self.state).unsynced_names
+    /// What a power cut leaves: of what wasn't synced, the sectors for which `keep` says so, in order of file names and
+    /// offsets. Names are as they stand.
+    #[must_use]
+    pub fn crash(&self, keep: impl FnMut(&str, usize) -> bool) -> Self {
+        self.crashed(&lock(&self.state).files, keep)
     }
 
-    /// What a power cut leaves: of what wasn't synced, the sectors for which `keep` says so, in order of file names and
-    /// offsets.
+    /// What a power cut leaves that also takes back every name since the directory was last synced.
     #[must_use]
-    pub fn crash(&self, mut keep: impl FnMut(&str, usize) -> bool) -> Self {
-        let state = lock(&self.state);
+    pub fn crash_with_names(&self, keep: impl FnMut(&str, usize) -> bool) -> Self {
+        self.crashed(&lock(&self.state).synced, keep)
+    }
+
+    fn crashed(
+        &self,
+        from: &BTreeMap<String, Shared>,
+        mut keep: impl FnMut(&str, usize) -> bool,
+    ) -> Self {
         let mut files = BTreeMap::new();
-        for (name, contents) in &state.files {
+        for (name, contents) in from {
             let contents = lock(contents);
             let mut bytes = contents.durable.clone();
             bytes.resize(contents.cached.len(), 0);
@@ -114,7 +124,7 @@ impl Memory {
                 Contents { cached: bytes.clone(), durable: bytes, dirty: BTreeSet::new() };
             files.insert(name.clone(), Arc::new(Mutex::new(contents)));
         }
-        let state = State { files, ..State::default() };
+        let state = State { synced: files.clone(), files, ..State::default() };
         Self { path: self.path.clone(), state: Arc::new(Mutex::new(state)) }
     }
 
@@ -136,11 +146,11 @@ impl Memory {
     }
 
     fn check(&self, operation: Operation) -> io::Result<()> {
-        match lock(&self.state)
-            .faults
-            .iter_mut()
-            .find(|fault| fault.operation == operation && (fault.after > 0 || fault.times > 0))
-        {
+        match lock(&self.state).faults.iter_mut().find(|fault| {
+            let any = fault.operation == Operation::Any
+                && !matches!(operation, Operation::Read | Operation::ShortWrite);
+            (fault.operation == operation || any) && (fault.after > 0 || fault.times > 0)
+        }) {
             Some(fault) if fault.after > 0 => {
                 fault.after -= 1;
                 Ok(())
@@ -173,32 +183,33 @@ impl Directory for Memory {
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn DataFile>> {
+        self.check(Operation::Any)?;
         let contents = Shared::default();
         let mut state = lock(&self.state);
         state.files.insert(name.to_owned(), contents.clone());
-        state.unsynced_names += 1;
         drop(state);
         Ok(self.file(contents))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.check(Operation::Any)?;
         let mut state = lock(&self.state);
         let contents = state.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
         state.files.insert(to.to_owned(), contents);
-        state.unsynced_names += 1;
         Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        self.check(Operation::Any)?;
         let mut state = lock(&self.state);
         state.files.remove(name).ok_or(io::ErrorKind::NotFound)?;
-        state.unsynced_names += 1;
         Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
         self.check(Operation::SyncDirectory)?;
-        lock(&self.state).unsynced_names = 0;
+        let mut state = lock(&self.state);
+        state.synced = state.files.clone();
         Ok(())
     }
 }

@@ -14,7 +14,7 @@ use bincode::{Decode, Encode};
 
 use crate::{
     codec::{self, CodecError},
-    raft::{Change, DiskId, Durable, HardState, SnapshotId, SnapshotMeta, Write},
+    raft::{Change, DiskId, Durable, HardState, Index, SnapshotId, SnapshotMeta, Write},
 };
 
 /// The unit that a disk writes whole or not at all, and that batches are aligned to, in bytes.
@@ -74,6 +74,9 @@ pub struct Opening {
     pub older: Option<SnapshotMeta>,
     /// The entry before the first one that the log still has.
     pub base: SnapshotId,
+    /// The last entry of the log. Where the segments that hold the entries up to it were recycled, a later base must
+    /// cover them.
+    pub last: Index,
 }
 
 impl Opening {
@@ -81,7 +84,10 @@ impl Opening {
     pub fn fold(&mut self, write: &Write) {
         self.hard_state = write.hard_state;
         match &write.change {
-            Change::None | Change::Append { .. } => {}
+            Change::None => {}
+            Change::Append { after, entries } => {
+                self.last = entries.last().map_or(*after, |entry| entry.index);
+            }
             Change::Snapshot { meta, base } => {
                 if self.snapshot.as_ref().is_none_or(|newest| newest.id != meta.id) {
                     self.older = self.snapshot.take();
@@ -94,6 +100,7 @@ impl Opening {
                 self.older = None;
                 self.snapshot = Some(meta.clone());
                 self.base = meta.id;
+                self.last = meta.id.index;
             }
         }
     }

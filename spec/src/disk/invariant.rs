@@ -30,12 +30,17 @@ pub fn base_in_snapshot(durable: &Durable) -> bool {
     }
 }
 
+/// An invariant of durable states.
+pub type Invariant = fn(&Durable) -> bool;
+
+/// The invariants, by name.
+pub const ALL: [(&str, Invariant); 3] = [
+    ("consecutive", consecutive),
+    ("terms_in_order", terms_in_order),
+    ("base_in_snapshot", base_in_snapshot),
+];
+
 /// The name of the first invariant that `durable` breaks.
 pub fn broken(durable: &Durable) -> Option<&'static str> {
-    let checks: [(&str, fn(&Durable) -> bool); 3] = [
-        ("consecutive", consecutive),
-        ("terms_in_order", terms_in_order),
-        ("base_in_snapshot", base_in_snapshot),
-    ];
-    checks.into_iter().find(|(_, holds)| !holds(durable)).map(|(name, _)| name)
+    ALL.into_iter().find(|(_, holds)| !holds(durable)).map(|(name, _)| name)
 }

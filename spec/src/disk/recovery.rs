@@ -13,7 +13,7 @@ use super::{
     invariant,
     ledger::{Ledger, Place},
 };
-use crate::raft::{DiskId, Durable};
+use crate::raft::{Change, DiskId, Durable, Index};
 
 /// Where a log is damaged, and how. It is never cut there.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -117,6 +117,8 @@ pub struct Recovery {
     disk: DiskId,
     durable: Durable,
     ledger: Option<Ledger>,
+    /// Entries behind the base up to this one are in segments that were recycled.
+    recycled: Index,
     last: Place,
     /// The sequence of the segment that was read last.
     read: Option<u64>,
@@ -143,6 +145,7 @@ impl Recovery {
             disk,
             durable: Durable::default(),
             ledger: None,
+            recycled: Index(0),
             last: Place { sequence: 0, offset: 0 },
             read: None,
             torn: false,
@@ -187,6 +190,7 @@ impl Recovery {
         match &mut self.ledger {
             None => {
                 self.durable = opening.durable();
+                self.recycled = opening.last;
                 self.ledger = Some(Ledger::resume(self.disk, opening, batch.header.number));
             }
             Some(ledger) => {
@@ -224,6 +228,11 @@ impl Recovery {
                     let damage = Damage::Undecodable;
                     return Err(Corruption { sequence, offset: place.offset, damage });
                 };
+                match &write.change {
+                    Change::None | Change::Snapshot { .. } => {}
+                    Change::Append { after, .. } => self.recycled = self.recycled.min(*after),
+                    Change::Install { .. } => self.recycled = Index(0),
+                }
                 self.durable.fold(&write);
                 ledger.fold(&write);
             }
@@ -288,7 +297,8 @@ impl Recovery {
             let sequence = self.blank.first().copied().unwrap_or(1);
             return Err(Corruption { sequence, offset: 0, damage: Damage::Lost });
         };
-        if let Some(name) = invariant::broken(&self.durable) {
+        let gap = (self.recycled > self.durable.base.index).then_some("consecutive");
+        if let Some(name) = gap.or_else(|| invariant::broken(&self.durable)) {
             let place = ledger.place();
             return Err(Corruption {
                 sequence: place.sequence,
