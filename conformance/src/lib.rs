@@ -10,6 +10,7 @@
 //! | [`recorded`] | the recorded contract: parse, send, compare |
 //! | [`linear`] | the linearizability checker |
 //! | [`drill`] | writers through all servers while servers are killed |
+//! | [`sim`] | the simulator of whole Raft clusters |
 //! | [`tidy`] | what the workspace holds itself to |
 
 pub mod agent;
@@ -17,3 +18,4 @@ pub mod http;
 pub mod peers;
 pub mod ports;
 pub mod process;
+pub mod sim;
