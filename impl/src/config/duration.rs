@@ -65,37 +65,6 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     parse_nanos(text).map(|nanos| Duration::from_nanos(u64::try_from(nanos).unwrap_or(0)))
 }
 
-/// Writes a duration as Go prints it ("1.5s", "250ms", "2m0s").
-pub fn format(duration: Duration) -> String {
-    let nanos = duration.as_nanos();
-    let fraction = |value: u128, unit: u128, name: &str| {
-        let digits = unit.ilog10() as usize;
-        let tail = format!("{:0digits$}", value % unit);
-        let tail = tail.trim_end_matches('0');
-        let dot = if tail.is_empty() { "" } else { "." };
-        format!("{}{dot}{tail}{name}", value / unit)
-    };
-    if nanos == 0 {
-        return "0s".to_owned();
-    }
-    if nanos < 1_000 {
-        return format!("{nanos}ns");
-    }
-    if nanos < 1_000_000 {
-        return fraction(nanos, 1_000, "µs");
-    }
-    if nanos < 1_000_000_000 {
-        return fraction(nanos, 1_000_000, "ms");
-    }
-    let seconds = fraction(nanos % 60_000_000_000, 1_000_000_000, "s");
-    let minutes = nanos / 60_000_000_000;
-    match (minutes / 60, minutes % 60) {
-        (0, 0) => seconds,
-        (0, minutes) => format!("{minutes}m{seconds}"),
-        (hours, minutes) => format!("{hours}h{minutes}m{seconds}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,20 +95,6 @@ mod tests {
             ("9999999999h", "time: invalid duration \"9999999999h\""),
         ] {
             assert_eq!(parse_nanos(text), Err(error.to_owned()), "{text}");
-        }
-    }
-
-    #[test]
-    fn durations_print_as_go_prints_them() {
-        for (nanos, text) in [
-            (0, "0s"),
-            (1_500, "1.5µs"),
-            (250_000_000, "250ms"),
-            (1_500_000_000, "1.5s"),
-            (120_000_000_000, "2m0s"),
-            (3_601_000_000_000, "1h0m1s"),
-        ] {
-            assert_eq!(format(Duration::from_nanos(nanos)), text);
         }
     }
 }

@@ -11,8 +11,9 @@ use serde_json::{Map, Value};
 use super::ConfigError;
 use super::schema::{self, Kind};
 
-/// Reads the files that `sources` name, in order; a directory stands for its `*.json` in lexical order.
-pub fn read(sources: &[PathBuf]) -> Result<Vec<Value>, ConfigError> {
+/// Reads the files that `sources` name, in order; a directory stands for its `*.json` in lexical order, or with
+/// `all_json` for all its files.
+pub fn read(sources: &[PathBuf], all_json: bool) -> Result<Vec<Value>, ConfigError> {
     let mut fragments = Vec::new();
     for source in sources {
         let opened = |error: &io::Error| {
@@ -23,7 +24,7 @@ pub fn read(sources: &[PathBuf]) -> Result<Vec<Value>, ConfigError> {
             ))
         };
         if !fs::metadata(source).map_err(|error| opened(&error))?.is_dir() {
-            fragments.push(read_file(source)?);
+            fragments.push(read_file(source, all_json)?);
             continue;
         }
         let mut files = Vec::new();
@@ -34,17 +35,18 @@ pub fn read(sources: &[PathBuf]) -> Result<Vec<Value>, ConfigError> {
         for file in files {
             let extension = file.extension().and_then(|extension| extension.to_str());
             // Files of other kinds (editors' backups, README) are passed over, as Consul passes over them.
-            if matches!(extension, Some("json" | "hcl")) && file.is_file() {
-                fragments.push(read_file(&file)?);
+            let wanted = all_json || matches!(extension, Some("json" | "hcl"));
+            if wanted && file.is_file() {
+                fragments.push(read_file(&file, all_json)?);
             }
         }
     }
     Ok(fragments)
 }
 
-fn read_file(path: &Path) -> Result<Value, ConfigError> {
+fn read_file(path: &Path, all_json: bool) -> Result<Value, ConfigError> {
     let shown = path.display();
-    if path.extension().is_some_and(|extension| extension == "hcl") {
+    if !all_json && path.extension().is_some_and(|extension| extension == "hcl") {
         // To pass over it would start an agent that ignores its operator.
         return Err(ConfigError::new(format!(
             "failed to parse {shown}: HCL is not supported yet: use JSON"
@@ -274,7 +276,7 @@ mod tests {
         write("b.json", r#"{"node_name":"b"}"#);
         write("a.json", r#"{"node_name":"a"}"#);
         write("note.txt", "not a configuration");
-        let fragments = read(&[dir.path().to_owned()]).unwrap();
+        let fragments = read(&[dir.path().to_owned()], false).unwrap();
         assert_eq!(fragments, [json!({"node_name": "a"}), json!({"node_name": "b"})]);
     }
 
@@ -282,7 +284,7 @@ mod tests {
     fn an_hcl_file_is_refused_not_passed_over() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("a.hcl"), "server = true").unwrap();
-        let error = read(&[dir.path().to_owned()]).unwrap_err();
+        let error = read(&[dir.path().to_owned()], false).unwrap_err();
         assert!(error.to_string().ends_with("HCL is not supported yet: use JSON"), "{error}");
     }
 }

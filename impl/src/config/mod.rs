@@ -37,6 +37,8 @@ pub struct Sources {
     pub flags: Value,
     /// `-dev`.
     pub dev: bool,
+    /// `-config-format=json`: files are JSON whatever they are called.
+    pub all_json: bool,
 }
 
 /// Where the HTTP API listens.
@@ -176,20 +178,12 @@ pub struct Config {
     pub raft_multiplier: u32,
     /// How long a request is held while there is no leader.
     pub rpc_hold_timeout: Duration,
-    /// How long a leaving agent goes on answering.
-    pub leave_drain_time: Duration,
     /// How many entries after which a snapshot is due.
     pub raft_snapshot_threshold: u64,
     /// How often that is looked at.
     pub raft_snapshot_interval: Duration,
     /// How many entries stay in the log behind a snapshot.
     pub raft_trailing_logs: u64,
-    /// Whether SIGTERM makes the agent leave its cluster.
-    pub leave_on_terminate: bool,
-    /// Whether SIGINT leaves the agent in its cluster.
-    pub skip_leave_on_interrupt: bool,
-    /// Whether profiling endpoints are served.
-    pub enable_debug: bool,
     /// Where the process id is written.
     pub pid_file: Option<PathBuf>,
     /// What its author should know, to be logged at the start.

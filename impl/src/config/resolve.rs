@@ -25,7 +25,7 @@ fn defaults(dev: bool) -> Value {
         "max_query_time": "600s",
         "log_level": "INFO",
         "ports": {"http": 8500, "server": 8300},
-        "performance": {"raft_multiplier": 1, "rpc_hold_timeout": "7s", "leave_drain_time": "5s"},
+        "performance": {"raft_multiplier": 1, "rpc_hold_timeout": "7s"},
         "limits": {
             "http_max_conns_per_client": 200,
             "rpc_max_conns_per_client": 100,
@@ -49,7 +49,7 @@ fn defaults(dev: bool) -> Value {
 pub fn resolve(sources: &Sources) -> Result<Config, ConfigError> {
     let mut merged = defaults(sources.dev);
     let mut given = json!({});
-    for fragment in load::read(&sources.files)? {
+    for fragment in load::read(&sources.files, sources.all_json)? {
         merge(&mut given, fragment);
     }
     merge(&mut given, sources.flags.clone());
@@ -76,6 +76,7 @@ fn settle_unsupported(given: &Value) -> Result<Vec<String>, ConfigError> {
             Status::Refused(why) if !schema::is_off(value) => {
                 return Err(ConfigError::new(format!("{} cannot be set: {why}", key.path)));
             }
+            Status::Ignored if schema::is_off(value) => {}
             Status::Ignored if matches!(key.path, "retry_join" | "start_join") => {
                 warnings.push(format!(
                     "{} has no effect: gossip is not supported yet; name the servers in server_addresses",
@@ -243,13 +244,9 @@ fn read(
                 ))
             })?,
         rpc_hold_timeout: reader.duration("performance.rpc_hold_timeout"),
-        leave_drain_time: reader.duration("performance.leave_drain_time"),
         raft_snapshot_threshold: reader.count("raft_snapshot_threshold"),
         raft_snapshot_interval: reader.duration("raft_snapshot_interval"),
         raft_trailing_logs: reader.count("raft_trailing_logs"),
-        leave_on_terminate: reader.bool("leave_on_terminate"),
-        skip_leave_on_interrupt: reader.bool("skip_leave_on_interrupt"),
-        enable_debug: reader.bool("enable_debug") || dev,
         pid_file: reader.text("pid_file").filter(|path| !path.is_empty()).map(PathBuf::from),
         warnings: Vec::new(),
     })

@@ -29,7 +29,8 @@ pub enum Kind {
 pub enum Status {
     /// It is honoured.
     Used,
-    /// It is accepted with a warning: its feature doesn't exist here, and nobody is less safe without it.
+    /// It is accepted, with a warning unless it is switched off: its feature doesn't exist here, and nobody is less
+    /// safe without it.
     Ignored,
     /// It is accepted in silence: what it asks for is what happens anyway.
     Moot,
@@ -88,11 +89,9 @@ pub const KEYS: &[Key] = &[
     used("datacenter", Str),
     used("default_query_time", Duration),
     used("disable_http_unprintable_char_filter", Bool),
-    used("enable_debug", Bool),
     used("http_config.allow_write_http_from", Strs),
     used("http_config.block_endpoints", Strs),
     used("http_config.response_headers", Map),
-    used("leave_on_terminate", Bool),
     used("limits.http_max_conns_per_client", Int),
     used("limits.kv_max_value_size", Int),
     used("limits.rpc_handshake_timeout", Duration),
@@ -105,7 +104,6 @@ pub const KEYS: &[Key] = &[
     used("max_query_time", Duration),
     used("node_id", Str),
     used("node_name", Str),
-    used("performance.leave_drain_time", Duration),
     used("performance.raft_multiplier", Int),
     used("performance.rpc_hold_timeout", Duration),
     used("pid_file", Str),
@@ -116,7 +114,6 @@ pub const KEYS: &[Key] = &[
     used("raft_trailing_logs", Int),
     used("server", Bool),
     used("server_addresses", Strs),
-    used("skip_leave_on_interrupt", Bool),
     // What it asks for is what happens anyway.
     moot("disable_host_node_id", Bool),
     moot("disable_remote_exec", Bool),
@@ -126,6 +123,7 @@ pub const KEYS: &[Key] = &[
     moot("ports.dns", Int),
     moot("ports.serf_lan", Int),
     moot("ports.serf_wan", Int),
+    moot("skip_leave_on_interrupt", Bool),
     // Features that don't exist here.
     ignored("addresses.dns", Str),
     ignored("addresses.grpc", Str),
@@ -155,11 +153,13 @@ pub const KEYS: &[Key] = &[
     ignored("domain", Str),
     ignored("enable_agent_tls_for_checks", Bool),
     ignored("enable_central_service_config", Bool),
+    ignored("enable_debug", Bool),
     ignored("enable_syslog", Bool),
     ignored("gossip_lan", Any),
     ignored("gossip_wan", Any),
     ignored("http_config.max_header_bytes", Int),
     ignored("http_config.use_cache", Bool),
+    ignored("leave_on_terminate", Bool),
     ignored("limits.https_handshake_timeout", Duration),
     ignored("log_file", Str),
     ignored("log_rotate_bytes", Int),
@@ -168,6 +168,7 @@ pub const KEYS: &[Key] = &[
     ignored("node_meta", Map),
     ignored("performance.grpc_keepalive_interval", Duration),
     ignored("performance.grpc_keepalive_timeout", Duration),
+    ignored("performance.leave_drain_time", Duration),
     ignored("ports.expose_max_port", Int),
     ignored("ports.expose_min_port", Int),
     ignored("ports.grpc", Int),

@@ -10,7 +10,7 @@ fn sources(files: &[&str], flags: Value, dev: bool) -> (tempfile::TempDir, Sourc
         fs::write(&path, text).unwrap();
         paths.push(path);
     }
-    (dir, Sources { files: paths, flags, dev })
+    (dir, Sources { files: paths, flags, dev, all_json: false })
 }
 
 fn resolved(files: &[&str], flags: Value, dev: bool) -> Result<Config, String> {
@@ -60,7 +60,7 @@ fn the_defaults_are_consul_s_but_for_the_raft_multiplier() {
 #[test]
 fn dev_is_one_server_in_memory_on_the_loopback() {
     let config = resolved(&[r#"{"data_dir":"/tmp"}"#], json!({}), true).unwrap();
-    assert!(config.dev && config.server && config.http.always_pretty && config.enable_debug);
+    assert!(config.dev && config.server && config.http.always_pretty);
     assert_eq!(config.data_dir, None);
     assert_eq!(config.bind_address, "127.0.0.1:8300".parse().unwrap());
     assert_eq!(config.log_level, Level::Debug);
@@ -187,7 +187,7 @@ fn what_would_weaken_security_is_refused_by_name_unless_it_is_off() {
     }
     let off = json!({
         "acl": {"enabled": false, "default_policy": "deny"}, "encrypt": "", "verify_incoming": false,
-        "enable_script_checks": false, "connect": {"enabled": false},
+        "enable_script_checks": false, "connect": {"enabled": false}, "ui": false,
     });
     assert_eq!(resolved(&[BASE], off, false).unwrap().warnings, [""; 0]);
 }

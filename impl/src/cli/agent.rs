@@ -1,0 +1,91 @@
+//! `agent`: reads the configuration, starts the server and the HTTP API, and stops them when it is told to.
+
+use std::path::PathBuf;
+
+use clap::Command;
+use serde_json::{Map, Value};
+
+use super::flags::{Given, integer, list, switch, value};
+use super::{Ending, Leaf, validate};
+use crate::config::flags::{AGENT_FLAGS, AgentFlag, write};
+use crate::config::schema::Kind;
+use crate::config::{Config, Sources, resolve};
+
+pub(super) const AGENT: Leaf = Leaf {
+    path: &["agent"],
+    synopsis: "Runs an agent",
+    usage: "agent [options]",
+    about: "\
+Starts the agent and runs until an interrupt is received. The agent represents
+a single node in a cluster.",
+    definition,
+    run,
+};
+
+fn definition() -> Command {
+    let flag = |flag: &'static AgentFlag| match flag.kind {
+        Kind::Bool => switch(flag.name, flag.help),
+        Kind::Int => integer(flag.name, flag.help),
+        Kind::Strs => list(flag.name, "value", flag.help),
+        Kind::Map => list(flag.name, "key:value", flag.help),
+        Kind::Str | Kind::Duration | Kind::Float | Kind::Any => {
+            value(flag.name, "value", flag.help)
+        }
+    };
+    Command::new("agent").args(AGENT_FLAGS.iter().map(flag)).args([
+        list("config-dir", "value", "Path to a directory to read configuration files from. This will read every file ending in '.json' as configuration in this directory in alphabetical order. Can be specified multiple times."),
+        list("config-file", "value", "Path to a file in JSON format with a matching file extension. Can be specified multiple times."),
+        value("config-format", "string", "Config files are in this format irrespective of their extension. Must be 'json'"),
+        switch("dev", "Starts the agent in development mode."),
+    ])
+}
+
+/// What the command line says.
+fn sources(given: &Given) -> Result<Sources, String> {
+    let mut fragment = Map::new();
+    for flag in AGENT_FLAGS {
+        let values = match flag.kind {
+            Kind::Bool if given.given(flag.name) => vec![given.on(flag.name).to_string()],
+            Kind::Bool => Vec::new(),
+            Kind::Int => {
+                given.integer(flag.name).map(|number| number.to_string()).into_iter().collect()
+            }
+            _ => given.raw(flag.name),
+        };
+        write(&mut fragment, flag, &values);
+    }
+    let files = given.in_order(&["config-file", "config-dir"]);
+    Ok(Sources {
+        files: files.into_iter().map(PathBuf::from).collect(),
+        flags: Value::Object(fragment),
+        dev: given.on("dev"),
+        all_json: validate::all_json(given)?,
+    })
+}
+
+fn run(given: &Given) -> Ending {
+    match prepare(given) {
+        Err(error) => Ending::Failed(format!("==> {error}")),
+        Ok((_sources, _config)) => {
+            super::complain("==> Error starting agent: there is no server to start yet");
+            Ending::Code(1)
+        }
+    }
+}
+
+fn prepare(given: &Given) -> Result<(Sources, Config), String> {
+    let extra: Vec<_> =
+        given.arguments().into_iter().map(|extra| extra.to_string_lossy().into_owned()).collect();
+    if !extra.is_empty() {
+        return Err(format!("Unexpected extra arguments: [{}]", extra.join(" ")));
+    }
+    let sources = sources(given)?;
+    let config = resolve(&sources).map_err(|error| error.to_string())?;
+    if !config.server {
+        return Err(
+            "client agents find their servers by gossip, which is not supported yet: start with -server or -dev"
+                .to_owned(),
+        );
+    }
+    Ok((sources, config))
+}
