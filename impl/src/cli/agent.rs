@@ -1,15 +1,18 @@
 //! `agent`: reads the configuration, starts the server and the HTTP API, and stops them when it is told to.
 
+mod running;
+
 use std::path::PathBuf;
 
 use clap::Command;
 use serde_json::{Map, Value};
 
 use super::flags::{Given, integer, list, switch, value};
-use super::{Ending, Leaf, validate};
+use super::{CONSUL_VERSION, Ending, Leaf, go_error, validate};
 use crate::config::flags::{AGENT_FLAGS, AgentFlag, write};
 use crate::config::schema::Kind;
 use crate::config::{Config, Sources, resolve};
+use crate::telemetry::log::Log;
 
 pub(super) const AGENT: Leaf = Leaf {
     path: &["agent"],
@@ -64,13 +67,51 @@ fn sources(given: &Given) -> Result<Sources, String> {
 }
 
 fn run(given: &Given) -> Ending {
-    match prepare(given) {
-        Err(error) => Ending::Failed(format!("==> {error}")),
-        Ok((_sources, _config)) => {
-            super::complain("==> Error starting agent: there is no server to start yet");
-            Ending::Code(1)
+    let (sources, config) = match prepare(given) {
+        Ok(prepared) => prepared,
+        Err(error) => return Ending::Failed(format!("==> {error}")),
+    };
+    let log = match Log::install(config.log_level, config.log_json) {
+        Ok(log) => log,
+        Err(error) => {
+            return Ending::Failed(format!("==> Error starting the log: {}", go_error(&error)));
         }
+    };
+    banner(&config).lines().for_each(|line| log.banner(line));
+    let ended = running::run(&sources, &config, &log);
+    if let Err(error) = &ended {
+        tracing::error!(target: "agent", %error, "Error starting agent");
     }
+    log.flush();
+    // A thread that hangs in the disk must not keep a process that was told to stop.
+    Ending::Code(u8::from(ended.is_err()))
+}
+
+/// What stands before the log.
+fn banner(config: &Config) -> String {
+    let listen: Vec<_> = config.http.listen.iter().map(ToString::to_string).collect();
+    format!(
+        "==> Starting Proconsul agent...
+           Version: '{}' (Consul '{CONSUL_VERSION}')
+         Node name: '{}'
+        Datacenter: '{}' (Segment: '<all>')
+            Server: {} (Bootstrap: {})
+       Client Addr: [{}] (HTTP)
+      Cluster Addr: {} (advertised: {})
+           Encrypt: Gossip: false, TLS-Outgoing: false, TLS-Incoming: false, Auto-Encrypt-TLS: false
+
+==> Log data will now stream in as it occurs:
+
+",
+        env!("CARGO_PKG_VERSION"),
+        config.node_name,
+        config.datacenter,
+        config.server,
+        config.bootstrap,
+        listen.join(" "),
+        config.bind_address,
+        config.advertise_address,
+    )
 }
 
 fn prepare(given: &Given) -> Result<(Sources, Config), String> {

@@ -7,7 +7,8 @@ pub mod resolve;
 pub mod schema;
 pub mod server;
 
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,6 +16,9 @@ pub use resolve::resolve;
 use serde_json::Value;
 pub use server::ServerSettings;
 
+use crate::cli::CONSUL_VERSION;
+use crate::http;
+use crate::http::Network;
 use crate::telemetry::Level;
 
 /// What is wrong with a configuration, in Consul's words where it has some.
@@ -59,48 +63,6 @@ impl std::fmt::Display for Listen {
     }
 }
 
-/// A network in CIDR notation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cidr {
-    /// The network's address.
-    pub address: IpAddr,
-    /// How many leading bits count.
-    pub prefix_bits: u8,
-}
-
-impl Cidr {
-    /// Whether `peer` lies in the network.
-    pub fn contains(&self, peer: IpAddr) -> bool {
-        let shares = |left: u128, right: u128, width: u32| {
-            let ignored = width - u32::from(self.prefix_bits);
-            // A shift by the whole width would overflow; /0 holds everything.
-            ignored >= width || (left ^ right) >> ignored == 0
-        };
-        match (self.address, peer.to_canonical()) {
-            (IpAddr::V4(net), IpAddr::V4(peer)) => {
-                shares(u128::from(net.to_bits()), u128::from(peer.to_bits()), 32)
-            }
-            (IpAddr::V6(net), IpAddr::V6(peer)) => shares(net.to_bits(), peer.to_bits(), 128),
-            _ => false,
-        }
-    }
-}
-
-impl std::str::FromStr for Cidr {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let parse = || {
-            let (address, bits) = text.split_once('/')?;
-            let address: IpAddr = address.parse().ok()?;
-            let prefix_bits: u8 = bits.parse().ok()?;
-            let width = if address.is_ipv4() { 32 } else { 128 };
-            (prefix_bits <= width).then_some(Self { address, prefix_bits })
-        };
-        parse().ok_or_else(|| format!("invalid cidr: {text}"))
-    }
-}
-
 /// `limits`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
@@ -130,9 +92,7 @@ pub struct HttpConfig {
     /// Path prefixes that answer 403.
     pub block_endpoints: Vec<String>,
     /// Where writes may come from; empty is anywhere.
-    pub allow_write_http_from: Vec<Cidr>,
-    /// Whether JSON is indented without being asked, as `-dev` has it.
-    pub always_pretty: bool,
+    pub allow_write_http_from: Vec<Network>,
     /// Whether paths with unprintable characters pass.
     pub disable_unprintable_char_filter: bool,
     /// How long a blocking query waits that doesn't say.
@@ -160,6 +120,10 @@ pub struct Config {
     pub node_name: String,
     /// The node's id, where the configuration fixes it.
     pub node_id: Option<String>,
+    /// What the node says of itself to whoever asks for its metadata.
+    pub node_meta: BTreeMap<String, String>,
+    /// The port of the LAN's gossip, for when there is one.
+    pub serf_lan_port: u16,
     /// Where servers listen for each other.
     pub bind_address: SocketAddr,
     /// What other servers are told to dial.
@@ -191,6 +155,36 @@ pub struct Config {
 }
 
 impl Config {
+    /// What the HTTP API is started with; the node's id is what the server found or made.
+    pub fn http_settings(&self, node_id: String) -> http::Settings {
+        let capped = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let defaults = http::Settings::default();
+        let mut node_meta = defaults.node_meta;
+        node_meta.extend(self.node_meta.clone());
+        http::Settings {
+            datacenter: self.datacenter.clone(),
+            node_name: self.node_name.clone(),
+            node_id,
+            version: CONSUL_VERSION.to_owned(),
+            server: self.server,
+            bootstrap: self.bootstrap,
+            bootstrap_expect: Some(capped(self.bootstrap_expect)).filter(|expect| *expect > 0),
+            dev: self.dev,
+            rpc_address: self.advertise_address,
+            serf_lan_port: self.serf_lan_port,
+            node_meta,
+            response_headers: self.http.response_headers.clone(),
+            block_endpoints: self.http.block_endpoints.clone(),
+            allow_write_http_from: self.http.allow_write_http_from.clone(),
+            kv_max_value_size: self.limits.kv_max_value_size as u64,
+            http_max_conns_per_client: capped(self.limits.http_max_conns_per_client),
+            default_query_time: self.http.default_query_time,
+            max_query_time: self.http.max_query_time,
+            disable_http_unprintable_char_filter: self.http.disable_unprintable_char_filter,
+            ..http::Settings::default()
+        }
+    }
+
     /// What the server half of the agent is started with.
     pub fn server_settings(&self) -> ServerSettings {
         ServerSettings {

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use super::load::{self, merge, multi_error};
 use super::schema::{self, KEYS, Kind, Status};
-use super::{Cidr, Config, ConfigError, HttpConfig, Limits, Listen, Sources, duration};
+use super::{Config, ConfigError, HttpConfig, Limits, Listen, Sources, duration};
+use crate::http::Network;
 use crate::telemetry::Level;
 
 /// The largest value and transaction: what fits one frame between servers beside its envelope.
@@ -24,7 +25,7 @@ fn defaults(dev: bool) -> Value {
         "default_query_time": "300s",
         "max_query_time": "600s",
         "log_level": "INFO",
-        "ports": {"http": 8500, "server": 8300},
+        "ports": {"http": 8500, "server": 8300, "serf_lan": 8301},
         "performance": {"raft_multiplier": 1, "rpc_hold_timeout": "7s"},
         "limits": {
             "http_max_conns_per_client": 200,
@@ -137,6 +138,13 @@ impl Reader<'_> {
         items.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
     }
 
+    fn pairs(&self, path: &str) -> Vec<(String, String)> {
+        let pairs = self.get(path, Kind::Map).and_then(Value::as_object);
+        let text =
+            |(name, value): (&String, &Value)| Some((name.clone(), value.as_str()?.to_owned()));
+        pairs.into_iter().flatten().filter_map(text).collect()
+    }
+
     fn duration(&mut self, path: &str) -> Duration {
         let text = self.get(path, Kind::Duration).and_then(Value::as_str).unwrap_or("0");
         match duration::parse(text) {
@@ -228,10 +236,12 @@ fn read(
         datacenter: reader.text("datacenter").unwrap_or_default().to_lowercase(),
         node_name,
         node_id: reader.text("node_id").filter(|id| !id.is_empty()).map(|id| id.to_lowercase()),
+        node_meta: reader.pairs("node_meta").into_iter().collect(),
+        serf_lan_port: reader.port("ports.serf_lan").unwrap_or(0),
         bind_address: SocketAddr::new(bind, server_port),
         advertise_address: SocketAddr::new(advertise, server_port),
         server_addresses: server_addresses(reader),
-        http: read_http(reader, dev)?,
+        http: read_http(reader),
         limits: read_limits(reader),
         log_level: read_level(reader)?,
         log_json: reader.bool("log_json"),
@@ -279,7 +289,7 @@ fn read_level(reader: &Reader<'_>) -> Result<Level, ConfigError> {
     Level::from_str(&text).map_err(ConfigError::new)
 }
 
-fn read_http(reader: &mut Reader<'_>, dev: bool) -> Result<HttpConfig, ConfigError> {
+fn read_http(reader: &mut Reader<'_>) -> HttpConfig {
     let client = reader.text("client_addr").unwrap_or_default();
     if client.starts_with("unix://") {
         reader.errors.push("client_addr cannot be a unix socket".to_owned());
@@ -303,27 +313,20 @@ fn read_http(reader: &mut Reader<'_>, dev: bool) -> Result<HttpConfig, ConfigErr
     }
     let mut allow_write_http_from = Vec::new();
     for text in reader.texts("http_config.allow_write_http_from") {
-        match text.parse::<Cidr>() {
-            Ok(cidr) => allow_write_http_from.push(cidr),
-            Err(error) => reader.errors.push(format!("allow_write_http_from: {error}")),
+        match text.parse::<Network>() {
+            Ok(network) => allow_write_http_from.push(network),
+            Err(_) => reader.errors.push(format!("allow_write_http_from: invalid cidr: {text}")),
         }
     }
-    let headers = reader.get("http_config.response_headers", Kind::Map).and_then(Value::as_object);
-    let response_headers = headers
-        .into_iter()
-        .flatten()
-        .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
-        .collect();
-    Ok(HttpConfig {
+    HttpConfig {
         listen,
-        response_headers,
+        response_headers: reader.pairs("http_config.response_headers"),
         block_endpoints: reader.texts("http_config.block_endpoints"),
         allow_write_http_from,
-        always_pretty: dev,
         disable_unprintable_char_filter: reader.bool("disable_http_unprintable_char_filter"),
         default_query_time: reader.duration("default_query_time"),
         max_query_time: reader.duration("max_query_time"),
-    })
+    }
 }
 
 fn read_limits(reader: &mut Reader<'_>) -> Limits {
