@@ -280,7 +280,7 @@ pub fn is_off(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Bool(on) => !on,
-        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::Number(number) => number.as_f64().is_some_and(|number| number <= 0.0),
         Value::String(text) => text.is_empty(),
         Value::Array(items) => items.iter().all(is_off),
         Value::Object(block) => match block.get("enabled") {

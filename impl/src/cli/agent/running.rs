@@ -41,7 +41,8 @@ async fn serve(sources: &Sources, config: &Config, log: &Log) -> Result<(), Stri
     for listen in &config.http.listen {
         listeners.push((listen, bind(listen)?));
     }
-    let server = start(config)?;
+    let server =
+        Server::start(config.server_settings()).await.map_err(|error| error.to_string())?;
     let settings = config.http_settings(server.status().node_id);
     tracing::info!(target: "agent", node_id = %settings.node_id, "Started server: rpc={}", config.bind_address);
     let api = Api::new(server.clone(), settings).map_err(|error| error.to_string())?;
@@ -64,7 +65,7 @@ async fn serve(sources: &Sources, config: &Config, log: &Log) -> Result<(), Stri
     let _ = stopping.send(true);
     let stop = async {
         while serving.join_next().await.is_some() {}
-        drop(server);
+        server.shutdown().await;
     };
     tokio::select! {
         () = stop => {}
@@ -82,29 +83,23 @@ async fn serve(sources: &Sources, config: &Config, log: &Log) -> Result<(), Stri
 /// Waits for what ends the agent: a signal, or a failure that the server can't survive.
 async fn until_stopped(
     signals: &mut Signals,
-    _server: &Server,
+    server: &Server,
     sources: &Sources,
     log: &Log,
 ) -> Result<(), String> {
     loop {
-        match signals.next().await {
-            "hangup" => reload(sources, log),
-            name => {
-                tracing::info!(target: "agent", signal = name, "Caught");
-                tracing::info!(target: "agent", "Requesting shutdown");
-                return Ok(());
-            }
+        tokio::select! {
+            name = signals.next() => match name {
+                "hangup" => reload(sources, log),
+                name => {
+                    tracing::info!(target: "agent", signal = name, "Caught");
+                    tracing::info!(target: "agent", "Requesting shutdown");
+                    return Ok(());
+                }
+            },
+            reason = server.failed() => return Err(reason),
         }
     }
-}
-
-fn start(config: &Config) -> Result<Server, String> {
-    if !config.dev {
-        return Err("only -dev starts a server yet".to_owned());
-    }
-    let id =
-        fs::read_to_string("/proc/sys/kernel/random/uuid").map_err(|error| go_error(&error))?;
-    Ok(Server::in_memory(id.trim(), &config.node_name, &config.advertise_address.to_string()))
 }
 
 /// Reads the configuration again and takes over what can change while the agent runs.
