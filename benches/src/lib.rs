@@ -8,6 +8,7 @@
 //! | [`wire`] | the requests that both speak |
 //! | [`load`] | closed and paced loops of many connections on one thread |
 //! | [`system`] | three servers, or one, of each system |
+//! | [`bound`] | what they could do at best |
 //! | [`trial`] | what is measured, and its check |
 //! | [`report`] | medians, ranges, ratios |
 //!
@@ -20,6 +21,7 @@
     reason = "counts and durations become the figures of a table"
 )]
 
+pub mod bound;
 pub mod grpc;
 pub mod histogram;
 pub mod http;

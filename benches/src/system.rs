@@ -37,11 +37,13 @@ pub enum System {
     Consul,
     /// etcd.
     Etcd,
+    /// No system: [`crate::bound`].
+    Bound,
 }
 
 impl System {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Proconsul, Self::Consul, Self::Etcd];
+    pub const ALL: [Self; 4] = [Self::Proconsul, Self::Consul, Self::Etcd, Self::Bound];
 
     /// Its name in tables and options.
     pub fn name(self) -> &'static str {
@@ -49,13 +51,14 @@ impl System {
             Self::Proconsul => "proconsul",
             Self::Consul => "consul",
             Self::Etcd => "etcd",
+            Self::Bound => "bound",
         }
     }
 
     /// What its clients speak.
     pub fn protocol(self) -> Protocol {
         match self {
-            Self::Proconsul | Self::Consul => Protocol::Http,
+            Self::Proconsul | Self::Consul | Self::Bound => Protocol::Http,
             Self::Etcd => Protocol::Grpc,
         }
     }
@@ -68,6 +71,8 @@ pub struct Programs {
     pub proconsul: PathBuf,
     /// A folder with `consul` and `etcd`.
     pub peers: PathBuf,
+    /// This program, which has the bound in it.
+    pub own: PathBuf,
     /// Data directories go here: a real disk.
     pub scratch: PathBuf,
 }
@@ -79,6 +84,7 @@ impl Programs {
             System::Proconsul => self.proconsul.clone(),
             System::Consul => self.peers.join("consul"),
             System::Etcd => self.peers.join("etcd"),
+            System::Bound => self.own.clone(),
         }
     }
 }
@@ -231,6 +237,12 @@ fn etcd(command: &mut Command, number: usize, ports: &[Ports], dir: &Path) {
         .arg(dir.join("data"));
 }
 
+fn bound(command: &mut Command, number: usize, ports: &[Ports], dir: &Path) {
+    let servers: Vec<_> = ports.iter().map(|ports| ports.raft.to_string()).collect();
+    command.args(["bound", &number.to_string(), &ports[number].client.to_string()]);
+    command.arg(dir.join("data")).args(servers);
+}
+
 impl Cluster {
     /// Starts `count` servers and waits for their first acknowledged put.
     pub fn start(system: System, count: usize, programs: &Programs) -> Result<Self> {
@@ -250,6 +262,7 @@ impl Cluster {
                 System::Proconsul => proconsul(&mut command, number, &ports, &dir)?,
                 System::Consul => consul(&mut command, number, &ports, &dir)?,
                 System::Etcd => etcd(&mut command, number, &ports, &dir),
+                System::Bound => bound(&mut command, number, &ports, &dir),
             }
             commands.push(command);
         }
@@ -322,7 +335,9 @@ impl Cluster {
 
     /// Where the followers' clients go.
     pub fn followers(&self) -> Vec<SocketAddr> {
-        let all = self.servers.iter().enumerate();
+        // The bound's followers take no clients.
+        let clients = if self.system == System::Bound { 0 } else { self.servers.len() };
+        let all = self.servers.iter().take(clients).enumerate();
         all.filter(|(number, _)| *number != self.leader).map(|(_, server)| server.client).collect()
     }
 

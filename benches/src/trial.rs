@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::{
     histogram::Histogram,
     load::{Client, Clients, Figures, Plan, Work, blank, fill, key_name, run},
-    system::{Cluster, Cpu},
+    system::{Cluster, Cpu, System},
     wire::{Protocol, Reads, Request},
 };
 
@@ -117,6 +117,11 @@ impl Sample {
 }
 
 impl Trial {
+    /// Whether a system can do it: the bound only takes puts at its leader.
+    pub fn fits(&self, system: System) -> bool {
+        system != System::Bound || matches!(self.kind, Kind::Put | Kind::Paced(_))
+    }
+
     /// Runs it once on a cluster that is up. `tag` makes its keys its own.
     pub fn run(&self, cluster: &mut Cluster, tag: &str, measure: Duration) -> Result<Sample> {
         cluster.find_leader()?;

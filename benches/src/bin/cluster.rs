@@ -1,9 +1,13 @@
 //! Three of our servers beside Consul and etcd, in one run on one box: see `benches` for what runs what.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use benches::{
+    bound::Bound,
     report::Report,
     system::{Cluster, Programs, System},
     trial::{Kind, TRIALS, Trial},
@@ -13,7 +17,7 @@ use clap::Parser;
 /// Measures three servers of Proconsul, Consul and etcd in alternating runs. Only ratios taken in one run carry over.
 #[derive(Parser)]
 struct Options {
-    /// Only these systems (proconsul, consul, etcd)
+    /// Only these systems (proconsul, consul, etcd, bound: a bare replicated append, what the box allows at best)
     #[arg(long, value_delimiter = ',')]
     systems: Vec<String>,
     /// Only loads whose names contain one of these
@@ -81,8 +85,9 @@ fn round(
     measure: Duration,
     report: &mut Report,
 ) -> Result<()> {
+    let trials = trials.iter().filter(|trial| trial.fits(system));
     let (alone, together): (Vec<_>, Vec<_>) =
-        trials.iter().partition(|trial| trial.kind == Kind::Start(1));
+        trials.partition(|trial| trial.kind == Kind::Start(1));
     for trial in alone {
         let mut cluster = Cluster::start(system, 1, programs)?;
         report.add(trial, system, trial.run(&mut cluster, "start", measure)?);
@@ -123,6 +128,14 @@ fn raise_open_files() {
 }
 
 fn main() -> Result<()> {
+    let arguments: Vec<_> = std::env::args().collect();
+    if let [_, command, number, client, data, servers @ ..] = &arguments[..]
+        && command == "bound"
+    {
+        let servers = servers.iter().map(|server| server.parse()).collect::<Result<_, _>>()?;
+        let bound = Bound { client: client.parse()?, servers, number: number.parse()? };
+        return bound.serve(Path::new(data));
+    }
     let options = Options::parse();
     if options.list {
         for trial in &TRIALS {
@@ -134,6 +147,7 @@ fn main() -> Result<()> {
     let programs = Programs {
         proconsul: options.proconsul.clone(),
         peers: options.peers.clone(),
+        own: std::env::current_exe()?,
         scratch: options.scratch.clone(),
     };
     let trials = options.trials();
