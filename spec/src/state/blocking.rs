@@ -88,6 +88,16 @@ enum Phase {
     Done,
 }
 
+/// The order of a round. A read before the registration misses a change that comes between them.
+const ROUND: [Phase; 3] = [Phase::Registering, Phase::Reading, Phase::Sleeping];
+
+impl Phase {
+    fn next(self) -> Self {
+        let at = ROUND.iter().position(|phase| *phase == self);
+        at.map_or(self, |at| ROUND[(at + 1) % ROUND.len()])
+    }
+}
+
 /// One query that waits for its result's index to exceed the one that the client gave.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlockingQuery {
@@ -105,7 +115,7 @@ pub struct BlockingQuery {
 impl BlockingQuery {
     /// A query for a result that the client knows at `index`; 0 for one that is answered at once.
     pub const fn new(index: u64) -> Self {
-        let phase = if index == 0 { Phase::LastRead } else { Phase::Registering };
+        let phase = if index == 0 { Phase::LastRead } else { ROUND[0] };
         Self { phase, known: index, absent: false, epoch: None, read: 1 }
     }
 
@@ -133,17 +143,15 @@ impl BlockingQuery {
     /// Takes what happened and says what is needed next. What doesn't fit changes nothing.
     pub fn step(&mut self, event: Event) -> Effect {
         match (self.phase, event) {
-            (Phase::Registering, Event::Registered) => self.phase = Phase::Reading,
+            (Phase::Registering, Event::Registered) | (Phase::Sleeping, Event::Woken) => {
+                self.phase = self.phase.next();
+            }
             (Phase::Reading | Phase::LastRead, Event::Read { index, found, epoch }) => {
-                self.phase = if self.phase == Phase::LastRead || self.is_news(index, found, epoch) {
-                    Phase::Done
-                } else {
-                    Phase::Sleeping
-                };
+                let is_last = self.phase == Phase::LastRead || self.is_news(index, found, epoch);
+                self.phase = if is_last { Phase::Done } else { self.phase.next() };
                 self.read = index.max(1);
                 self.epoch.get_or_insert(epoch);
             }
-            (Phase::Sleeping, Event::Woken) => self.phase = Phase::Registering,
             (Phase::Registering | Phase::Reading | Phase::Sleeping, Event::TimedOut) => {
                 self.phase = Phase::LastRead;
             }
