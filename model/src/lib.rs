@@ -23,7 +23,9 @@
 //! search by levels doesn't get there. `cargo run --release -p model -- mutants NAME` must say that it was caught.
 //! A mutant that survives shows that the scope or the property is too weak.
 
+pub mod blocking;
 pub mod expected;
+pub mod kv;
 pub mod mutants;
 mod scope;
 mod search;
@@ -37,7 +39,7 @@ pub use search::{Hunt, hash_of};
 
 /// Every scope that there is.
 pub fn scopes() -> Vec<Scope> {
-    Vec::new()
+    [kv::scopes(), blocking::scopes()].concat()
 }
 
 #[cfg(test)]
