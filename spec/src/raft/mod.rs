@@ -11,10 +11,11 @@
 //! | [`snapshot`] | compaction, and the flow of chunks |
 //! | [`read`] | ReadIndex rounds |
 //! | [`transfer`] | leadership transfer |
-//! | `formation` | how blank servers form a cluster: a machine of its own |
+//! | [`formation`] | how blank servers form a cluster: a machine of its own |
 //! | [`invariant`] | what must hold within one node |
 
 pub mod election;
+pub mod formation;
 pub mod invariant;
 pub mod log;
 pub mod membership;
