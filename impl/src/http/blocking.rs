@@ -21,12 +21,12 @@ use super::{
     Inner,
     kv::Read,
     request::Options,
-    respond::{Meta, Reply},
+    respond::{Meta, Refusal, Reply},
 };
 use crate::server::{View, watch_table};
 
 /// Waits until the result is other than what the client knows, or its time is over, and answers.
-pub(crate) async fn wait(inner: &Inner, read: Read, options: Options) -> Result<Reply, Reply> {
+pub(crate) async fn wait(inner: &Inner, read: Read, options: Options) -> Result<Reply, Refusal> {
     let server = &inner.server;
     let mut entropy = Seeded::new(RandomState::new().hash_one(0));
     let timeout = inner.limits().timeout(options.wait, &mut entropy);

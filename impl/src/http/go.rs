@@ -100,36 +100,29 @@ pub fn positive(nanoseconds: i64) -> Option<Duration> {
 
 /// A duration as `time.Duration.String` gives it: `1.5s`, `2m0s`, `300µs`.
 pub fn duration(duration: Duration) -> String {
-    let nanos = duration.as_nanos();
-    let decimal = |unit: u128, name: &str| {
+    fn decimal(nanos: u128, unit: u128, name: &str) -> String {
         let (whole, fraction) = (nanos / unit, nanos % unit);
         let width = unit.ilog10() as usize;
         let fraction = format!("{fraction:0width$}");
         let fraction = fraction.trim_end_matches('0');
         let point = if fraction.is_empty() { "" } else { "." };
         format!("{whole}{point}{fraction}{name}")
-    };
+    }
+    const SECOND: u128 = 1_000_000_000;
+    let nanos = duration.as_nanos();
     match nanos {
         0 => "0s".to_owned(),
         1..1_000 => format!("{nanos}ns"),
-        1_000..1_000_000 => decimal(1_000, "µs"),
-        1_000_000..1_000_000_000 => decimal(1_000_000, "ms"),
-        1_000_000_000..60_000_000_000 => decimal(1_000_000_000, "s"),
+        1_000..1_000_000 => decimal(nanos, 1_000, "µs"),
+        1_000_000..1_000_000_000 => decimal(nanos, 1_000_000, "ms"),
+        1_000_000_000..60_000_000_000 => decimal(nanos, SECOND, "s"),
         _ => {
-            let minutes = duration.as_secs() / 60;
-            let rest = self::duration(duration - Duration::from_secs(minutes * 60));
+            let minutes = nanos / (60 * SECOND);
             // What is left of a minute is always said in seconds.
-            let rest = match duration.as_secs() % 60 {
-                0 => {
-                    let nanos = duration.subsec_nanos();
-                    let fraction = format!("0.{nanos:09}");
-                    format!("{}s", fraction.trim_end_matches('0').trim_end_matches('.'))
-                }
-                _ => rest,
-            };
+            let seconds = decimal(nanos % (60 * SECOND), SECOND, "s");
             match minutes / 60 {
-                0 => format!("{minutes}m{rest}"),
-                hours => format!("{hours}h{}m{rest}", minutes % 60),
+                0 => format!("{minutes}m{seconds}"),
+                hours => format!("{hours}h{}m{seconds}", minutes % 60),
             }
         }
     }
@@ -240,7 +233,7 @@ mod tests {
             ("", "strconv.ParseUint: parsing \"\": invalid syntax"),
             (
                 "18446744073709551616",
-                concat!("strconv.ParseUint: parsing \"18446744073709551616\": value out of range"),
+                "strconv.ParseUint: parsing \"18446744073709551616\": value out of range",
             ),
             ("1\n", "strconv.ParseUint: parsing \"1\\n\": invalid syntax"),
         ] {

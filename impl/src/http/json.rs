@@ -80,7 +80,7 @@ pub fn encode(value: &impl Serialize) -> Vec<u8> {
     // Serialising into memory fails only for maps with keys that aren't strings; no answer has one.
     let plain = serde_json::to_vec(value).unwrap_or_default();
     let special = |byte: &u8| matches!(byte, b'<' | b'>' | b'&' | 0xe2);
-    if !plain.iter().any(|byte| special(byte)) {
+    if !plain.iter().any(special) {
         return plain;
     }
     let mut escaped = Vec::with_capacity(plain.len() + 16);

@@ -13,7 +13,7 @@ use super::{
     go, json,
     query::Values,
     request::Options,
-    respond::{Failure, Reply},
+    respond::{Failure, Refusal, Reply},
 };
 
 /// What a request asks of the KV store.
@@ -61,7 +61,7 @@ pub(crate) fn read(
     key: &[u8],
     values: &Values<'_>,
     headers: &HeaderMap,
-) -> Result<Action, Reply> {
+) -> Result<Action, Refusal> {
     let options = Options::read(&inner.settings, values, headers)?;
     match *method {
         Method::GET => Ok(Action::Read(read_get(key, values)?, options)),
@@ -70,7 +70,7 @@ pub(crate) fn read(
     }
 }
 
-fn read_get(key: &[u8], values: &Values<'_>) -> Result<Read, Reply> {
+fn read_get(key: &[u8], values: &Values<'_>) -> Result<Read, Refusal> {
     let owned = || key.to_vec();
     if values.has("keys") {
         // Consul once misspelt it and honours both; the right one wins.
@@ -89,7 +89,7 @@ fn read_put(
     key: &[u8],
     values: &Values<'_>,
     headers: &HeaderMap,
-) -> Result<Put, Reply> {
+) -> Result<Put, Refusal> {
     present(key)?;
     let mut put = Put { key: key.into(), flags: 0, mode: Mode::Set };
     if !values.is_empty() {
@@ -113,7 +113,7 @@ fn read_put(
     }
 }
 
-fn read_delete(key: &[u8], values: &Values<'_>) -> Result<KvCommand, Reply> {
+fn read_delete(key: &[u8], values: &Values<'_>) -> Result<KvCommand, Refusal> {
     compatible(values, &["recurse", "cas"])?;
     if values.has("recurse") {
         return Ok(KvCommand::DeleteTree { prefix: key.into() });
@@ -125,34 +125,34 @@ fn read_delete(key: &[u8], values: &Values<'_>) -> Result<KvCommand, Reply> {
     })
 }
 
-fn present(key: &[u8]) -> Result<(), Reply> {
+fn present(key: &[u8]) -> Result<(), Refusal> {
     if key.is_empty() { Err(Reply::bad_request("Missing key name")) } else { Ok(()) }
 }
 
-fn compatible(values: &Values<'_>, exclusive: &[&str]) -> Result<(), Reply> {
+fn compatible(values: &Values<'_>, exclusive: &[&str]) -> Result<(), Refusal> {
     if exclusive.iter().filter(|name| values.has(name)).count() > 1 {
         return Err(Reply::bad_request(format!("Conflicting flags: {}", values.encode())));
     }
     Ok(())
 }
 
-fn number(text: &[u8]) -> Result<u64, Reply> {
+fn number(text: &[u8]) -> Result<u64, Refusal> {
     go::parse_uint(text).map_err(|error| Failure::internal(error.to_string()).into())
 }
 
 /// Refuses a value beyond the limit. The rest of it is left unread, so the connection ends.
-fn too_large(inner: &Inner, length: u64) -> Reply {
+fn too_large(inner: &Inner, length: u64) -> Refusal {
     let limit = inner.settings.kv_max_value_size;
     let text = format!(
         "Request body({length} bytes) too large, max size: {limit} bytes. See \
          https://www.consul.io/docs/agent/options.html#kv_max_value_size."
     );
-    Reply::text_with(StatusCode::PAYLOAD_TOO_LARGE, text).closing()
+    Reply::text_with(StatusCode::PAYLOAD_TOO_LARGE, text).closing().into()
 }
 
 impl Action {
     /// Carries it out.
-    pub(crate) async fn perform(self, inner: &Inner, incoming: Incoming) -> Result<Reply, Reply> {
+    pub(crate) async fn perform(self, inner: &Inner, incoming: Incoming) -> Result<Reply, Refusal> {
         match self {
             Self::Read(read, options) if options.min_index == 0 => {
                 let view = inner.server.read(options.consistency).await?;
@@ -248,7 +248,7 @@ fn raw_body(value: &Value) -> Bytes {
 }
 
 impl Put {
-    async fn perform(self, inner: &Inner, incoming: Incoming) -> Result<Reply, Reply> {
+    async fn perform(self, inner: &Inner, incoming: Incoming) -> Result<Reply, Refusal> {
         let limit = inner.settings.kv_max_value_size;
         let value = match body::read(incoming, limit).await {
             Ok(value) => Value::from(&*value),
@@ -284,7 +284,7 @@ fn acquire_refusal(session: &[u8]) -> String {
     }
 }
 
-async fn propose(inner: &Inner, command: KvCommand) -> Result<bool, Reply> {
+async fn propose(inner: &Inner, command: KvCommand) -> Result<bool, Refusal> {
     match inner.server.propose(Command::Kv(command)).await? {
         (_, Outcome::Applied(carried_out)) => Ok(carried_out),
         (_, Outcome::Refused(text)) => Err(Failure::internal(text).into()),

@@ -93,10 +93,13 @@ impl Api {
             (route::plan(inner, &parts, remote), parts.headers.contains_key(EXPECT), incoming)
         };
         let reply = match plan.action {
-            Ok(action) => action.perform(inner, incoming).await.unwrap_or_else(|reply| reply),
+            Ok(action) => action.perform(inner, incoming).await.unwrap_or_else(|refusal| *refusal),
             // A client that waits for leave to send its body isn't given it.
-            Err(reply) if expects => reply,
-            Err(reply) => route::settle(reply, incoming),
+            Err(refusal) if expects => *refusal,
+            Err(refusal) => {
+                body::drain(incoming);
+                *refusal
+            }
         };
         reply.finish(&Format {
             routed: plan.routed,

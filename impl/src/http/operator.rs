@@ -3,7 +3,11 @@
 use hyper::StatusCode;
 use serde::Serialize;
 
-use super::{Inner, json, query::Values, respond::Reply};
+use super::{
+    Inner, json,
+    query::Values,
+    respond::{Refusal, Reply},
+};
 use crate::server::{PeerSelector, RaftConfiguration};
 
 #[derive(Serialize)]
@@ -26,7 +30,7 @@ struct Server<'a> {
 }
 
 /// The configuration that Raft is in.
-pub(crate) async fn configuration(inner: &Inner, stale: bool) -> Result<Reply, Reply> {
+pub(crate) async fn configuration(inner: &Inner, stale: bool) -> Result<Reply, Refusal> {
     let RaftConfiguration { servers, index } = inner.server.raft_configuration(stale).await?;
     let servers = servers
         .iter()
@@ -44,7 +48,7 @@ pub(crate) async fn configuration(inner: &Inner, stale: bool) -> Result<Reply, R
 }
 
 /// Reads which server is to go.
-pub(crate) fn read_peer(values: &Values<'_>) -> Result<PeerSelector, Reply> {
+pub(crate) fn read_peer(values: &Values<'_>) -> Result<PeerSelector, Refusal> {
     let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
     match (values.get("id"), values.get("address")) {
         (Some(id), None) => Ok(PeerSelector::Id(text(id))),
@@ -60,13 +64,13 @@ pub(crate) fn read_peer(values: &Values<'_>) -> Result<PeerSelector, Reply> {
 }
 
 /// Removes a server.
-pub(crate) async fn remove_peer(inner: &Inner, peer: PeerSelector) -> Result<Reply, Reply> {
+pub(crate) async fn remove_peer(inner: &Inner, peer: PeerSelector) -> Result<Reply, Refusal> {
     inner.server.remove_peer(peer).await?;
     Ok(Reply::empty(StatusCode::OK))
 }
 
 /// Hands leadership to `to`, or to whoever is best prepared.
-pub(crate) async fn transfer_leader(inner: &Inner, to: Option<String>) -> Result<Reply, Reply> {
+pub(crate) async fn transfer_leader(inner: &Inner, to: Option<String>) -> Result<Reply, Refusal> {
     inner.server.transfer_leadership(to).await?;
     Ok(Reply::json(&b"{\"Success\":true}"[..]))
 }

@@ -6,7 +6,9 @@ use super::path::{is_unreserved, push_escaped, unescape};
 
 /// Parameters in the order that they came; a name may repeat.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Values<'a>(Vec<(Cow<'a, [u8]>, Cow<'a, [u8]>)>);
+pub struct Values<'a>(Vec<Pair<'a>>);
+
+type Pair<'a> = (Cow<'a, [u8]>, Cow<'a, [u8]>);
 
 impl<'a> Values<'a> {
     /// Reads a query string; `None` where an escape in it is malformed (rule H6: 500 with an empty body).

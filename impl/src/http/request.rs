@@ -9,7 +9,7 @@ use hyper::{HeaderMap, header::CACHE_CONTROL};
 use super::{
     Settings, go,
     query::Values,
-    respond::{Failure, Reply},
+    respond::{Failure, Refusal, Reply},
 };
 use crate::server::Consistency;
 
@@ -30,7 +30,7 @@ impl Options {
         settings: &Settings,
         values: &Values<'_>,
         headers: &HeaderMap,
-    ) -> Result<Self, Reply> {
+    ) -> Result<Self, Refusal> {
         let mut options = Self {
             consistency: Consistency::Default,
             min_index: 0,
@@ -53,7 +53,7 @@ impl Options {
 }
 
 /// Reads `stale`, `consistent`, `leader`, `cached` and `max_stale`.
-pub(crate) fn consistency(values: &Values<'_>) -> Result<Consistency, Reply> {
+pub(crate) fn consistency(values: &Values<'_>) -> Result<Consistency, Refusal> {
     let mut stale = values.has("stale");
     let consistent = values.has("consistent");
     if let Some(bound) = values.get_filled("max_stale") {
@@ -78,7 +78,7 @@ pub(crate) fn consistency(values: &Values<'_>) -> Result<Consistency, Reply> {
 }
 
 /// Refuses a `Cache-Control` whose ages aren't numbers. What it allows needs no obeying: answers are never cached.
-pub(crate) fn cache_control(headers: &HeaderMap) -> Result<(), Reply> {
+pub(crate) fn cache_control(headers: &HeaderMap) -> Result<(), Refusal> {
     let Some(value) = headers.get(CACHE_CONTROL) else { return Ok(()) };
     let value = value.as_bytes().to_ascii_lowercase();
     for directive in value.split(|byte| *byte == b',') {
@@ -98,7 +98,7 @@ pub(crate) fn cache_control(headers: &HeaderMap) -> Result<(), Reply> {
 }
 
 /// Refuses a datacenter that isn't this one: there is no route to another.
-pub(crate) fn known_datacenter(settings: &Settings, values: &Values<'_>) -> Result<(), Reply> {
+pub(crate) fn known_datacenter(settings: &Settings, values: &Values<'_>) -> Result<(), Refusal> {
     match values.get_filled("dc") {
         Some(dc) if *dc != *settings.datacenter.as_bytes() => {
             Err(Failure::internal("No path to datacenter").into())
@@ -107,7 +107,7 @@ pub(crate) fn known_datacenter(settings: &Settings, values: &Values<'_>) -> Resu
     }
 }
 
-fn wait(settings: &Settings, values: &Values<'_>) -> Result<Duration, Reply> {
+fn wait(settings: &Settings, values: &Values<'_>) -> Result<Duration, Refusal> {
     let Some(text) = values.get_filled("wait") else { return Ok(settings.default_query_time) };
     let nanoseconds =
         go::parse_duration(text).ok_or_else(|| Reply::bad_request("Invalid wait time"))?;

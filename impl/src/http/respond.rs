@@ -33,6 +33,9 @@ pub(crate) struct Reply {
     close: bool,
 }
 
+/// A reply that ends a request before its work is done; boxed, since few requests meet one.
+pub(crate) type Refusal = Box<Reply>;
+
 /// What a body is, which decides its headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Content {
@@ -90,17 +93,17 @@ impl From<ServerError> for Failure {
     }
 }
 
-impl From<Failure> for Reply {
+impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {
-        let mut reply = Self::text_with(failure.status, failure.text);
+        let mut reply = Reply::text_with(failure.status, failure.text);
         if failure.status == StatusCode::SERVICE_UNAVAILABLE {
             reply.header = Some((RETRY_AFTER, HeaderValue::from_static("1")));
         }
-        reply
+        reply.into()
     }
 }
 
-impl From<ServerError> for Reply {
+impl From<ServerError> for Refusal {
     fn from(error: ServerError) -> Self {
         Failure::from(error).into()
     }
@@ -142,8 +145,8 @@ impl Reply {
     }
 
     /// 400 with its reason.
-    pub(crate) fn bad_request(text: impl Into<String>) -> Self {
-        Self::text_with(StatusCode::BAD_REQUEST, text)
+    pub(crate) fn bad_request(text: impl Into<String>) -> Refusal {
+        Self::text_with(StatusCode::BAD_REQUEST, text).into()
     }
 
     /// 301; only a GET gets the page that says so.
@@ -328,7 +331,7 @@ mod tests {
     #[test]
     fn gzip_gives_back_what_went_in() {
         for length in [1, 17, 255, 256, 257, 70_000, 3_000_000] {
-            let body: Vec<u8> = (0..length).map(|n: u64| (n * n >> 7).to_le_bytes()[0]).collect();
+            let body: Vec<u8> = (0..length).map(|n: u64| ((n * n) >> 7).to_le_bytes()[0]).collect();
             let mut back = Vec::new();
             flate2::read::GzDecoder::new(&gzip(&body)[..]).read_to_end(&mut back).unwrap();
             assert_eq!(back, body);
@@ -352,7 +355,7 @@ mod tests {
             (ServerError::Unavailable("disk full".into()), 503, "disk full"),
             (ServerError::Remote("EOF".into()), 500, "rpc error making call: EOF"),
         ] {
-            let reply = Reply::from(error);
+            let reply = Refusal::from(error);
             assert_eq!((reply.status().as_u16(), reply.text()), (status, text));
             let retry = reply.header.is_some_and(|(name, _)| name == RETRY_AFTER);
             assert_eq!(retry, status == 503);

@@ -7,10 +7,10 @@ use std::net::IpAddr;
 use hyper::{Method, StatusCode, body::Incoming, http::request::Parts};
 
 use super::{
-    Inner, agent, body, kv, operator, path,
+    Inner, agent, kv, operator, path,
     query::Values,
     request::{self, Options},
-    respond::{Failure, Reply},
+    respond::{Failure, Refusal, Reply},
     snapshot, status,
 };
 use crate::server::{Consistency, PeerSelector};
@@ -74,7 +74,7 @@ impl Route {
 #[derive(Debug)]
 pub(crate) struct Plan {
     /// What to do, or the answer where that is settled.
-    pub action: Result<Action, Reply>,
+    pub action: Result<Action, Refusal>,
     /// Whether the path belongs to the API.
     pub routed: bool,
     /// Whether JSON is to be indented.
@@ -101,7 +101,7 @@ pub(crate) enum Action {
 /// Decides what to do for a request from `remote`; a client on a unix socket has no address.
 pub(crate) fn plan(inner: &Inner, parts: &Parts, remote: Option<IpAddr>) -> Plan {
     let mut plan = Plan {
-        action: Err(Reply::empty(StatusCode::NOT_FOUND)),
+        action: Err(Reply::empty(StatusCode::NOT_FOUND).into()),
         routed: false,
         pretty: inner.settings.dev,
         gzip: false,
@@ -114,14 +114,14 @@ pub(crate) fn plan(inner: &Inner, parts: &Parts, remote: Option<IpAddr>) -> Plan
         }
     };
     if *path == *b"/" {
-        plan.action = Err(Reply::text_with(StatusCode::OK, "Consul Agent"));
+        plan.action = Err(Reply::text_with(StatusCode::OK, "Consul Agent").into());
         return plan;
     }
     let Some((route, rest)) = Route::find(&path) else { return plan };
     plan.routed = true;
     plan.gzip = request::accepts_gzip(&parts.headers);
     plan.action = match Values::read(parts.uri.query()) {
-        None => Err(Reply::empty(StatusCode::INTERNAL_SERVER_ERROR)),
+        None => Err(Reply::empty(StatusCode::INTERNAL_SERVER_ERROR).into()),
         Some(values) => {
             plan.pretty |= values.has("pretty");
             access(inner, &path, route, &parts.method, remote)
@@ -132,12 +132,12 @@ pub(crate) fn plan(inner: &Inner, parts: &Parts, remote: Option<IpAddr>) -> Plan
 }
 
 /// The decoded path, or the answer that its form calls for.
-fn clean_path<'a>(inner: &Inner, parts: &'a Parts) -> Result<std::borrow::Cow<'a, [u8]>, Reply> {
+fn clean_path<'a>(inner: &Inner, parts: &'a Parts) -> Result<std::borrow::Cow<'a, [u8]>, Refusal> {
     let Some(path) = path::read(parts.uri.path()) else {
-        return Err(Reply::bad_request("400 Bad Request").closing());
+        return Err(Reply::bad_request("400 Bad Request").closing().into());
     };
     if !path.printable && !inner.settings.disable_http_unprintable_char_filter {
-        return Err(Reply::empty(StatusCode::BAD_REQUEST));
+        return Err(Reply::empty(StatusCode::BAD_REQUEST).into());
     }
     let target = path.cleaned.as_deref().unwrap_or(&path.decoded);
     let query = parts.uri.query();
@@ -150,7 +150,7 @@ fn clean_path<'a>(inner: &Inner, parts: &'a Parts) -> Result<std::borrow::Cow<'a
         return Ok(path.decoded);
     };
     let page = (parts.method == Method::GET).then(|| path::redirect_body(&location));
-    Err(Reply::redirect(&location, page))
+    Err(Reply::redirect(&location, page).into())
 }
 
 /// Whether the configuration lets this request through, and the route has its method.
@@ -160,18 +160,20 @@ fn access(
     route: Route,
     method: &Method,
     remote: Option<IpAddr>,
-) -> Result<(), Reply> {
+) -> Result<(), Refusal> {
     let settings = &inner.settings;
-    let forbidden = |text| Err(Reply::text_with(StatusCode::FORBIDDEN, text));
+    let forbidden = |text| Err(Reply::text_with(StatusCode::FORBIDDEN, text).into());
     if settings.block_endpoints.iter().any(|prefix| path.starts_with(prefix.as_bytes())) {
         return forbidden("Endpoint is blocked by agent configuration");
     }
     if *method == Method::OPTIONS {
-        return Err(Reply::empty(StatusCode::OK).allowing(route.allow()));
+        return Err(Reply::empty(StatusCode::OK).allowing(route.allow()).into());
     }
     if !route.methods().contains(method) {
         let text = format!("method {method} not allowed");
-        return Err(Reply::text_with(StatusCode::METHOD_NOT_ALLOWED, text).allowing(route.allow()));
+        return Err(Reply::text_with(StatusCode::METHOD_NOT_ALLOWED, text)
+            .allowing(route.allow())
+            .into());
     }
     let writers = &settings.allow_write_http_from;
     if *method == Method::GET || writers.is_empty() {
@@ -194,7 +196,7 @@ fn action(
     route: Route,
     rest: &[u8],
     values: &Values<'_>,
-) -> Result<Action, Reply> {
+) -> Result<Action, Refusal> {
     let settings = &inner.settings;
     let options = || Options::read(settings, values, &parts.headers);
     let text = |name| values.get_filled(name).map(|v| String::from_utf8_lossy(v).into_owned());
@@ -233,7 +235,7 @@ fn action(
 
 impl Action {
     /// Carries it out.
-    pub(crate) async fn perform(self, inner: &Inner, incoming: Incoming) -> Result<Reply, Reply> {
+    pub(crate) async fn perform(self, inner: &Inner, incoming: Incoming) -> Result<Reply, Refusal> {
         match self {
             Self::Kv(action) => action.perform(inner, incoming).await,
             Self::StatusLeader => Ok(status::leader(inner)),
@@ -250,10 +252,4 @@ impl Action {
             Self::RestoreSnapshot => Box::pin(snapshot::restore(inner, incoming)).await,
         }
     }
-}
-
-/// Settles a request that needs no doing: what remains of its body is read away.
-pub(crate) fn settle(reply: Reply, incoming: Incoming) -> Reply {
-    body::drain(incoming);
-    reply
 }

@@ -28,7 +28,7 @@ use super::{
 /// The unit of the clock by which dawdling is told.
 const TICK: Duration = Duration::from_millis(500);
 /// How long a connection may do nothing between two requests.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+const IDLE_TIMEOUT: Duration = Duration::from_mins(15);
 /// How long requests may take to end when the agent stops; long polls don't.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the refusal of a connection may take.

@@ -11,6 +11,7 @@ use hyper::header::{HeaderName, HeaderValue};
 
 /// What configuration gives; [`Settings::default`] has Consul's defaults.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of Consul's configuration")]
 pub struct Settings {
     /// The datacenter that this agent belongs to.
     pub datacenter: String,
@@ -82,8 +83,8 @@ impl Default for Settings {
             allow_write_http_from: Vec::new(),
             kv_max_value_size: 512 * 1024,
             http_max_conns_per_client: 200,
-            default_query_time: Duration::from_secs(300),
-            max_query_time: Duration::from_secs(600),
+            default_query_time: Duration::from_mins(5),
+            max_query_time: Duration::from_mins(10),
             disable_http_unprintable_char_filter: false,
             head_timeout: Duration::from_secs(10),
         }

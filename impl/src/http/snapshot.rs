@@ -5,14 +5,14 @@ use hyper::{StatusCode, body::Incoming};
 use super::{
     Inner,
     body::{self, BodyError},
-    respond::{Failure, Meta, Reply},
+    respond::{Failure, Meta, Refusal, Reply},
 };
 
 /// The largest archive that is taken in: it is held in memory while it is checked.
 const ARCHIVE_LIMIT: u64 = 1 << 30;
 
 /// Gives an archive of the state.
-pub(crate) async fn save(inner: &Inner, stale: bool) -> Result<Reply, Reply> {
+pub(crate) async fn save(inner: &Inner, stale: bool) -> Result<Reply, Refusal> {
     let file = inner.server.save_snapshot(stale).await?;
     Ok(Reply::archive(file.bytes).with_meta(Meta {
         index: file.index,
@@ -22,12 +22,12 @@ pub(crate) async fn save(inner: &Inner, stale: bool) -> Result<Reply, Reply> {
 }
 
 /// Puts the state of an archive in place of what stands.
-pub(crate) async fn restore(inner: &Inner, incoming: Incoming) -> Result<Reply, Reply> {
+pub(crate) async fn restore(inner: &Inner, incoming: Incoming) -> Result<Reply, Refusal> {
     let archive = match body::read(incoming, ARCHIVE_LIMIT).await {
         Ok(archive) => archive,
         Err(BodyError::TooLarge(length)) => {
             let text = format!("snapshot of more than {ARCHIVE_LIMIT} bytes ({length} read)");
-            return Err(Reply::text_with(StatusCode::PAYLOAD_TOO_LARGE, text).closing());
+            return Err(Reply::text_with(StatusCode::PAYLOAD_TOO_LARGE, text).closing().into());
         }
         Err(BodyError::Broken(text)) => {
             return Err(Failure::internal(format!("failed to read snapshot: {text}")).into());
