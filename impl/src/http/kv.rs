@@ -12,7 +12,7 @@ use super::{
     body::{self, BodyError},
     go, json,
     query::Values,
-    request::Options,
+    request::{Options, known_datacenter},
     respond::{Failure, Refusal, Reply},
 };
 
@@ -63,11 +63,13 @@ pub(crate) fn read(
     headers: &HeaderMap,
 ) -> Result<Action, Refusal> {
     let options = Options::read(&inner.settings, values, headers)?;
-    match *method {
-        Method::GET => Ok(Action::Read(read_get(key, values)?, options)),
-        Method::PUT => read_put(inner, key, values, headers).map(Action::Put),
-        _ => read_delete(key, values).map(Action::Delete),
-    }
+    let action = match *method {
+        Method::GET => Action::Read(read_get(key, values)?, options),
+        Method::PUT => Action::Put(read_put(inner, key, values, headers)?),
+        _ => Action::Delete(read_delete(key, values)?),
+    };
+    known_datacenter(&inner.settings, values)?;
+    Ok(action)
 }
 
 fn read_get(key: &[u8], values: &Values<'_>) -> Result<Read, Refusal> {
@@ -277,11 +279,24 @@ impl Put {
 
 /// Why nobody can lock: there are no sessions, so whichever is named is unknown.
 fn acquire_refusal(session: &[u8]) -> String {
-    match session.len() {
-        0 => "missing session".to_owned(),
-        36 => format!("invalid session {}", go::quote(session)),
-        _ => "failed session lookup: index error: UUID must be 36 characters".to_owned(),
-    }
+    let fault = if session.is_empty() {
+        return "missing session".to_owned();
+    } else if session.len() != 36 {
+        "UUID must be 36 characters".to_owned()
+    } else {
+        let mut letters = session.iter().copied().filter(|byte| *byte != b'-');
+        let hyphens = session.len() - letters.clone().count();
+        if hyphens > 4 {
+            format!("UUID should have maximum of 4 \"-\"; got {hyphens}")
+        } else if let Some(letter) = letters.find(|byte| !byte.is_ascii_hexdigit()) {
+            let shown = char::from(letter);
+            let shown = if go::is_print(shown) { format!(" '{shown}'") } else { String::new() };
+            format!("Invalid UUID: encoding/hex: invalid byte: U+{letter:04X}{shown}")
+        } else {
+            return format!("invalid session {}", go::quote(session));
+        }
+    };
+    format!("failed session lookup: index error: {fault}")
 }
 
 async fn propose(inner: &Inner, command: KvCommand) -> Result<bool, Refusal> {

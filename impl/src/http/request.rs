@@ -1,6 +1,7 @@
 //! What every read of Consul's takes from its query string and headers: consistency, wait, index, datacenter.
 //!
-//! Checked in Consul's order: consistency, `Cache-Control`, datacenter, wait, index; the first fault is the answer.
+//! Checked in Consul's order: consistency, `Cache-Control`, wait, index; the first fault is the answer. Whether the
+//! datacenter is known shows last, when the request would be sent there.
 
 use std::time::Duration;
 
@@ -41,7 +42,6 @@ impl Options {
         }
         cache_control(headers)?;
         if !values.is_empty() {
-            known_datacenter(settings, values)?;
             options.wait = wait(settings, values)?;
             if let Some(index) = values.get_filled("index") {
                 let index = go::parse_uint(index);
@@ -148,8 +148,7 @@ mod tests {
             ("index=abc", "400 Bad Request Invalid index"),
             ("index=-1", "400 Bad Request Invalid index"),
             ("max_stale=zz", "400 Bad Request Invalid max_stale value \"zz\""),
-            ("dc=nowhere", "500 Internal Server Error No path to datacenter"),
-            ("dc=nowhere&index=abc", "500 Internal Server Error No path to datacenter"),
+            ("dc=nowhere&index=abc", "400 Bad Request Invalid index"),
             (
                 "stale&consistent",
                 "400 Bad Request Cannot specify ?stale with ?consistent, conflicting semantics.",

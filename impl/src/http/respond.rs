@@ -7,6 +7,7 @@ use flate2::{Compress, Compression, Crc, FlushCompress};
 use http_body_util::Full;
 use hyper::{
     HeaderMap, Response, StatusCode,
+    ext::ReasonPhrase,
     header::{
         ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName,
         HeaderValue, LOCATION, RETRY_AFTER, VARY, X_CONTENT_TYPE_OPTIONS,
@@ -149,12 +150,11 @@ impl Reply {
         Self::text_with(StatusCode::BAD_REQUEST, text).into()
     }
 
-    /// 301; only a GET gets the page that says so.
-    pub(crate) fn redirect(location: &str, body: Option<String>) -> Self {
-        let mut reply = match body {
-            Some(body) => Self::new(StatusCode::MOVED_PERMANENTLY, Content::Html, body.into()),
-            None => Self::empty(StatusCode::MOVED_PERMANENTLY),
-        };
+    /// 301, with the page that says so, or without any.
+    pub(crate) fn redirect(location: &str, page: Option<String>) -> Self {
+        let content = if page.is_some() { Content::Html } else { Content::Empty };
+        let page = page.unwrap_or_default();
+        let mut reply = Self::new(StatusCode::MOVED_PERMANENTLY, content, page.into());
         reply.header = HeaderValue::from_str(location).ok().map(|value| (LOCATION, value));
         reply
     }
@@ -191,6 +191,11 @@ impl Reply {
     pub(crate) fn finish(self, format: &Format<'_>) -> Response<Full<Bytes>> {
         let mut response = Response::new(Full::default());
         *response.status_mut() = self.status;
+        if self.status == StatusCode::PAYLOAD_TOO_LARGE {
+            // The name that it had when Go took it up.
+            let reason = ReasonPhrase::from_static(b"Request Entity Too Large");
+            response.extensions_mut().insert(reason);
+        }
         let headers = response.headers_mut();
         headers.reserve(8 + format.always.len());
         if format.routed {

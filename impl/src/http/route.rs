@@ -149,7 +149,12 @@ fn clean_path<'a>(inner: &Inner, parts: &'a Parts) -> Result<std::borrow::Cow<'a
     } else {
         return Ok(path.decoded);
     };
-    let page = (parts.method == Method::GET).then(|| path::redirect_body(&location));
+    let page = match parts.method {
+        Method::GET => Some(path::redirect_body(&location)),
+        // As long as its page would be nobody knows: it is announced, not sent.
+        Method::HEAD => Some(String::new()),
+        _ => None,
+    };
     Err(Reply::redirect(&location, page).into())
 }
 
@@ -198,7 +203,11 @@ fn action(
     values: &Values<'_>,
 ) -> Result<Action, Refusal> {
     let settings = &inner.settings;
-    let options = || Options::read(settings, values, &parts.headers);
+    let options = || {
+        let options = Options::read(settings, values, &parts.headers)?;
+        request::known_datacenter(settings, values)?;
+        Ok::<_, Refusal>(options)
+    };
     let text = |name| values.get_filled(name).map(|v| String::from_utf8_lossy(v).into_owned());
     Ok(match route {
         Route::Kv => Action::Kv(kv::read(inner, &parts.method, rest, values, &parts.headers)?),

@@ -207,6 +207,10 @@ async fn recorded_steps_are_answered_as_consul_answered_them() {
             "failed session lookup: index error: UUID must be 36 characters"),
         ("PUT", "/v1/kv/l?acquire=00000000-0000-0000-0000-000000000000", "x", 500, TEXT,
             "invalid session \"00000000-0000-0000-0000-000000000000\""),
+        ("PUT", "/v1/kv/l?acquire=00000000-0000-0000-0000-00000000000z", "x", 500, TEXT,
+            "failed session lookup: index error: Invalid UUID: encoding/hex: invalid byte: U+007A 'z'"),
+        ("GET", "/v1/kv/?dc=nowhere", "", 400, TEXT, "Missing key name"),
+        ("PUT", "/v1/kv/k1?dc=nowhere&cas=abc", "", 500, TEXT, "strconv.ParseUint: parsing \"abc\": invalid syntax"),
         ("PUT", "/v1/kv/l?acquire=", "x", 500, TEXT, "missing session"),
         ("PUT", "/v1/kv/l?release=1460c008-bab1-2b04-28c9-ad45d136e076", "x", 200, JSON, "false"),
         ("PUT", "/v1/kv/l?release=", "x", 500, TEXT, "missing session"),
@@ -303,6 +307,7 @@ async fn a_value_beyond_the_limit_is_refused_however_it_comes() {
     let declared = put(&agent, "/v1/kv/big", &[0; 1001]).await;
     assert_eq!((declared.status(), declared.text()), (413, refusal));
     assert_eq!(declared.header("Connection"), Some("close"));
+    assert!(declared.head.starts_with("HTTP/1.1 413 Request Entity Too Large\r\n"));
     let mut chunked = b"3e9\r\n".to_vec();
     chunked.extend_from_slice(&[0; 1001]);
     chunked.extend_from_slice(b"\r\n0\r\n\r\n");
