@@ -288,6 +288,8 @@ fn acquire_refusal(session: &[u8]) -> String {
         let hyphens = session.len() - letters.clone().count();
         if hyphens > 4 {
             format!("UUID should have maximum of 4 \"-\"; got {hyphens}")
+        } else if hyphens % 2 == 1 {
+            "Input (without hyphens) must be even length".to_owned()
         } else if let Some(letter) = letters.find(|byte| !byte.is_ascii_hexdigit()) {
             let shown = char::from(letter);
             let shown = if go::is_print(shown) { format!(" '{shown}'") } else { String::new() };
