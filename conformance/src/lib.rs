@@ -18,4 +18,5 @@ pub mod http;
 pub mod peers;
 pub mod ports;
 pub mod process;
+pub mod recorded;
 pub mod sim;

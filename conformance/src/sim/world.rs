@@ -560,6 +560,7 @@ impl World {
         let id = self.servers[i].id;
         let Some(least) = self.servers[i].reads.remove(&n) else { return Ok(()) };
         self.tally.reads += 1;
+        self.note(format_args!("{id:?} may read {n} from {index:?}"));
         require(index >= least, "linearizable_reads", || {
             format!("{id:?} may read from {index:?}, but {least:?} was visible when the read began")
         })

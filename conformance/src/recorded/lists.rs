@@ -1,0 +1,87 @@
+//! The lists beside the cases: pending steps, deliberate differences, values that vary.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+
+use super::compare::Finding;
+
+/// A step that needs what isn't built yet.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pending {
+    /// The step, as `017-kv-cas/5`.
+    pub step: String,
+    /// What it needs.
+    pub needs: String,
+}
+
+/// Something that differs on purpose.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Difference {
+    /// The step; `*` at the end stands for anything.
+    pub step: String,
+    /// What of the answer: `status`, `header NAME`, `body`, `exit`, `elapsed`, a name of a tree. `*` as above.
+    pub field: String,
+    /// What it is in place of what was recorded: empty where it isn't there. `*` as above.
+    pub instead: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// A value that says nothing about the contract.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Variable {
+    /// The step; `*` at the end stands for anything.
+    pub step: String,
+    /// The text before the value, or a name of a tree.
+    pub after: String,
+}
+
+/// The lists for one kind of agent.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Lists {
+    /// Steps that are not expected to hold.
+    pub pending: Vec<Pending>,
+    /// Deliberate differences.
+    pub difference: Vec<Difference>,
+    /// Values that vary.
+    pub variable: Vec<Variable>,
+}
+
+impl Lists {
+    /// Reads and joins these files of a folder.
+    pub fn read(folder: &Path, files: &[&str]) -> Result<Self> {
+        let mut all = Self::default();
+        for file in files {
+            let path = folder.join(file);
+            let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+            let lists: Self = toml::from_str(&text).with_context(|| path.display().to_string())?;
+            all.pending.extend(lists.pending);
+            all.difference.extend(lists.difference);
+            all.variable.extend(lists.variable);
+        }
+        Ok(all)
+    }
+}
+
+impl Difference {
+    /// Whether this is what was found at `step`.
+    pub fn covers(&self, step: &str, finding: &Finding) -> bool {
+        matches(&self.step, step)
+            && matches(&self.field, &finding.field)
+            && matches(&self.instead, &finding.observed)
+    }
+}
+
+/// Whether `text` is `pattern`, whose last `*` stands for anything.
+pub fn matches(pattern: &str, text: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(start) => text.starts_with(start),
+        None => pattern == text,
+    }
+}
