@@ -1,6 +1,7 @@
 //! A snapshot's archive as a file: a gzipped tar of `meta.json`, `state.bin` and `SHA256SUMS`, and how it is verified.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read, Write as _};
 use std::path::Path;
@@ -139,7 +140,10 @@ fn compare(stated: &str, sums: &BTreeMap<String, String>) -> Result<(), String> 
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Writes a file so that it is whole or not there, and its content survives a crash; nobody else may read it.
@@ -220,7 +224,7 @@ mod tests {
             verify(&[b'a'; 40][..]).unwrap_err(),
             "failed to decompress snapshot: gzip: invalid header"
         );
-        let good = packed(&[("meta.json", META), ("state.bin", &[7; 100_000])]);
+        let good = packed(&[("meta.json", META), ("state.bin", &vec![7; 100_000])]);
         assert!(verify(&good[..good.len() / 2]).unwrap_err().ends_with("unexpected EOF"));
     }
 }

@@ -1,5 +1,7 @@
 //! Plain columns, padded as Go's tabwriter and Consul's columnize pad them.
 
+use std::fmt::Write as _;
+
 /// Rows of a name and a value, the values starting at one column: what `kv get -detailed` prints.
 ///
 /// Values are bytes: a key may hold anything. An empty one leaves its name unpadded.
@@ -34,7 +36,7 @@ pub(super) fn table(rows: &[Vec<String>]) -> String {
                 out.push_str(cell);
             } else {
                 let width = widths[column];
-                out.push_str(&format!("{cell:width$}"));
+                let _ = write!(out, "{cell:width$}");
             }
         }
         out.push('\n');

@@ -1,13 +1,14 @@
 //! `info`: the agent's own figures, for debugging.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use bytes::Bytes;
 use clap::Command;
 use hyper::Method;
 use serde_json::Value;
 
-use super::client::Client;
+use super::client::{Answer, Client};
 use super::flags::{Given, with_api_options};
 use super::{Ending, Leaf};
 
@@ -26,7 +27,7 @@ fn info(given: &Given) -> Result<Ending, String> {
     let asked = |error| format!("Error querying agent: {error}");
     let answer = client
         .send(&Method::GET, "agent/self", &[], Bytes::new())
-        .and_then(|answer| answer.ok())
+        .and_then(Answer::ok)
         .map_err(asked)?;
     let body: Value =
         serde_json::from_slice(&answer.body).map_err(|error| asked(error.to_string()))?;
@@ -42,11 +43,11 @@ fn render(stats: &serde_json::Map<String, Value>) -> String {
     let mut out = String::new();
     let blocks: BTreeMap<_, _> = stats.iter().collect();
     for (name, block) in blocks {
-        out.push_str(&format!("{name}:\n"));
+        let _ = writeln!(out, "{name}:");
         let rows: BTreeMap<_, _> = block.as_object().into_iter().flatten().collect();
         for (key, value) in rows {
             let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            out.push_str(&format!("\t{key} = {text}\n"));
+            let _ = writeln!(out, "\t{key} = {text}");
         }
     }
     out

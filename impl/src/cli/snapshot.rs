@@ -7,7 +7,7 @@ use bytes::Bytes;
 use clap::Command;
 use hyper::Method;
 
-use super::client::Client;
+use super::client::{Answer, Client};
 use super::flags::{Given, with_api_options};
 use super::{Ending, Group, Leaf, archive, columns, go_error};
 
@@ -82,7 +82,7 @@ fn save(given: &Given) -> Result<Ending, String> {
     let client = connect(given)?;
     let answer = client
         .send(&Method::GET, "snapshot", &[], Bytes::new())
-        .and_then(|answer| answer.ok())
+        .and_then(Answer::ok)
         .map_err(|error| format!("Error saving snapshot: {error}"))?;
     let mut unverified = file.clone().into_os_string();
     unverified.push(format!(".unverified.{}", std::process::id()));
@@ -122,7 +122,7 @@ fn restore(given: &Given) -> Result<Ending, String> {
         .map_err(|error| format!("Error opening snapshot file: {}", open_error(&file, &error)))?;
     client
         .send(&Method::PUT, "snapshot", &[], body.into())
-        .and_then(|answer| answer.ok())
+        .and_then(Answer::ok)
         .map_err(|error| format!("Error restoring snapshot: {error}"))?;
     Ok(Ending::line("Restored snapshot"))
 }

@@ -114,7 +114,9 @@ fn flatten_blocks(block: Map<String, Value>, prefix: &str) -> Map<String, Value>
         let value = match value {
             Value::Array(items) if items.iter().all(Value::is_object) => {
                 let mut merged = Value::Object(Map::new());
-                items.into_iter().for_each(|item| merge(&mut merged, item));
+                for item in items {
+                    merge(&mut merged, item);
+                }
                 merged
             }
             other => other,

@@ -102,6 +102,7 @@ pub struct HttpConfig {
 }
 
 /// A checked configuration.
+#[expect(clippy::struct_excessive_bools, reason = "each of them is a key of its own")]
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// `-dev`: in memory, one server, for trying things out.

@@ -56,13 +56,16 @@ pub fn resolve(sources: &Sources) -> Result<Config, ConfigError> {
     merge(&mut given, sources.flags.clone());
     let mut warnings = settle_unsupported(&given)?;
     merge(&mut merged, given);
-    let mut reader = Reader { root: &merged, errors: Vec::new() };
+    let mut reader = Reader { root: &merged, errors: Vec::new(), guesses_address: false };
     let config = read(&mut reader, sources.dev, &mut warnings)?;
     let mut config = match reader.errors.as_slice() {
         [] => config,
         errors => return Err(ConfigError::new(multi_error(errors))),
     };
-    validate(&config)?;
+    validate(&config, reader.guesses_address)?;
+    if reader.guesses_address {
+        config.advertise_address.set_ip(IpAddr::V4(private_address()?));
+    }
     settle_bootstrap(&mut config, &mut warnings);
     config.warnings = warnings;
     Ok(config)
@@ -101,6 +104,8 @@ fn lookup<'a>(root: &'a Value, path: &str) -> Option<&'a Value> {
 struct Reader<'a> {
     root: &'a Value,
     errors: Vec<String>,
+    /// Whether nothing says which of this machine's addresses other servers shall dial.
+    guesses_address: bool,
 }
 
 impl Reader<'_> {
@@ -211,8 +216,10 @@ fn read(
     let advertise = match reader.one_ip("advertise_addr")? {
         Some(address) => address,
         None if !bind.is_unspecified() => bind,
-        // What dials nowhere can't be advertised; a wrong guess would split the cluster, so ask.
-        None => IpAddr::V4(private_address()?),
+        None => {
+            reader.guesses_address = true;
+            bind
+        }
     };
     let server_port = reader.port("ports.server").unwrap_or_else(|| {
         reader.errors.push("ports.server cannot be switched off".to_owned());
@@ -356,7 +363,7 @@ fn read_limits(reader: &mut Reader<'_>) -> Limits {
 }
 
 /// Consul's rules, in its order: the first that is broken is the one that is told.
-fn validate(config: &Config) -> Result<(), ConfigError> {
+fn validate(config: &Config, guesses_address: bool) -> Result<(), ConfigError> {
     let refuse = |text: String| Err(ConfigError::new(text));
     if config.datacenter.is_empty() {
         return refuse("datacenter cannot be empty".to_owned());
@@ -376,7 +383,7 @@ fn validate(config: &Config) -> Result<(), ConfigError> {
     if config.node_name.is_empty() {
         return refuse("node_name cannot be empty".to_owned());
     }
-    if config.advertise_address.ip().is_unspecified() {
+    if config.advertise_address.ip().is_unspecified() && !guesses_address {
         return refuse("Advertise address cannot be 0.0.0.0, :: or [::]".to_owned());
     }
     if config.bootstrap_expect > 0 {
@@ -490,7 +497,8 @@ fn host_name() -> String {
     name.trim().to_owned()
 }
 
-/// The one private IPv4 address of this machine: what Consul advertises when it binds to every address.
+/// The one private IPv4 address of this machine: what Consul advertises when it binds to every address. Of several,
+/// a wrong guess would split the cluster: the operator is asked.
 fn private_address() -> Result<Ipv4Addr, ConfigError> {
     let table = fs::read_to_string("/proc/net/fib_trie").unwrap_or_default();
     match private_addresses(&table).as_slice() {
@@ -512,10 +520,20 @@ fn private_addresses(table: &str) -> Vec<Ipv4Addr> {
         if let Some(text) = line.trim_start().strip_prefix("|-- ") {
             last = text.trim().parse::<Ipv4Addr>().ok();
         } else if line.contains("/32 host LOCAL") {
-            found.extend(last.filter(|address| address.is_private() && !found.contains(address)));
+            found.extend(last.filter(|address| is_private(*address) && !found.contains(address)));
         }
     }
     found
+}
+
+/// What Consul takes for private: the networks that RFC 6890 keeps from the public, less loopback and link-local.
+fn is_private(address: Ipv4Addr) -> bool {
+    address.is_private()
+        || address.is_documentation()
+        || matches!(
+            address.octets(),
+            [100, 64..=127, ..] | [192, 0, 0, _] | [198, 18..=19, ..] | [240..=254, ..]
+        )
 }
 
 #[cfg(test)]

@@ -157,6 +157,8 @@ fn logger_name(target: &str) -> String {
         None => target.to_owned(),
         Some(rest) => match rest.trim_start_matches("::").split("::").next() {
             None | Some("" | "cli") => "agent".to_owned(),
+            // To an operator, Raft's threads and the disk are parts of the server.
+            Some("driver" | "storage") => "agent.server".to_owned(),
             Some(module) => format!("agent.{module}"),
         },
     }
@@ -312,6 +314,7 @@ mod tests {
             ("proconsul", "agent"),
             ("proconsul::cli::agent", "agent"),
             ("proconsul::http::kv", "agent.http"),
+            ("proconsul::driver::writer", "agent.server"),
             ("agent.server.raft", "agent.server.raft"),
         ] {
             assert_eq!(logger_name(target), name);

@@ -45,8 +45,8 @@ fn the_defaults_are_consul_s_but_for_the_raft_multiplier() {
     assert_eq!(config.bind_address, "127.0.0.1:8300".parse().unwrap());
     assert_eq!(config.advertise_address, config.bind_address);
     assert_eq!(config.http.listen, [Listen::Tcp("127.0.0.1:8500".parse().unwrap())]);
-    assert_eq!(config.http.default_query_time, Duration::from_secs(300));
-    assert_eq!(config.http.max_query_time, Duration::from_secs(600));
+    assert_eq!(config.http.default_query_time, Duration::from_mins(5));
+    assert_eq!(config.http.max_query_time, Duration::from_mins(10));
     assert_eq!(config.limits.kv_max_value_size, 524_288);
     assert_eq!(config.limits.http_max_conns_per_client, 200);
     assert_eq!(config.rpc_hold_timeout, Duration::from_secs(7));
