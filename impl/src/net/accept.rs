@@ -136,6 +136,9 @@ async fn serve(
     socket::prepare(&stream)?;
     let handshake = timeout(shared.config.handshake_timeout, greet(shared, &mut stream));
     let Some(hello) = handshake.await.map_err(io::Error::other)?? else { return Ok(()) };
+    if let (Class::Raft, Some(address)) = (hello.class, &hello.address) {
+        handler.connected(hello.from, address);
+    }
     let end = match hello.class {
         Class::Rpc => shared.serve_calls(stream, hello, handler).await,
         Class::Raft | Class::Bulk => receive_raft(stream, &hello, &*handler).await,

@@ -47,6 +47,8 @@ pub(super) struct Hello {
     pub from: ServerId,
     /// Whom it wants to talk to; none where it knows no more than an address.
     pub to: Option<ServerId>,
+    /// Where it answers itself: a server whose log is old may not know a leader that joined since.
+    pub address: Option<String>,
 }
 
 /// What the side that was dialled says of itself.
@@ -177,7 +179,7 @@ mod tests {
 
     fn hello(class: Class, cluster: Option<u128>, to: Option<ServerId>) -> Hello {
         let cluster = cluster.map(ClusterId);
-        Hello { protocol: PROTOCOL, class, cluster, from: ServerId::new(9, 9), to }
+        Hello { protocol: PROTOCOL, class, cluster, from: ServerId::new(9, 9), to, address: None }
     }
 
     #[test]
@@ -205,6 +207,6 @@ mod tests {
         let hello = hello(Class::Bulk, Some(3), Some(ServerId::new(1, 2)));
         let mut bytes = vec![];
         codec::frame(&hello, &mut bytes);
-        assert_eq!(bytes, [10, 0, 0, 0, 1, 1, 2, 1, 3, 9, 9, 1, 1, 2]);
+        assert_eq!(bytes, [11, 0, 0, 0, 1, 1, 2, 1, 3, 9, 9, 1, 1, 2, 0]);
     }
 }

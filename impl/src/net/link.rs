@@ -29,6 +29,8 @@ const REFUSED_BACKOFF: Duration = Duration::from_secs(1);
 pub(super) struct Link {
     pub(super) to: ServerId,
     pub(super) address: String,
+    /// Where this server answers itself.
+    pub(super) advertise: String,
     pub(super) class: Class,
     pub(super) pipe: Arc<Pipe>,
     pub(super) identity: watch::Receiver<Identity>,
@@ -90,7 +92,11 @@ impl Link {
                         told = text;
                         self.handler.refused(&self.address, &refusal);
                     }
-                    backoff = REFUSED_BACKOFF;
+                    backoff = match refusal {
+                        // It is being let in, and learns its cluster in a moment.
+                        Refusal::Cluster { belongs_to: None } => LAST_BACKOFF,
+                        _ => REFUSED_BACKOFF,
+                    };
                 }
             }
             // What waits is old by the time that a connection stands; the machine sends afresh.
@@ -110,6 +116,7 @@ impl Link {
             cluster: own.cluster,
             from: own.server,
             to: Some(self.to),
+            address: Some(self.advertise.clone()),
         };
         let (stream, _) = open(&self.address, &hello, DIAL_TIMEOUT).await?;
         Ok(stream)
@@ -139,8 +146,14 @@ pub(super) async fn open_rpc(
     own: Identity,
     within: Duration,
 ) -> Result<TcpStream, super::RpcError> {
-    let hello =
-        Hello { protocol: PROTOCOL, class: Class::Rpc, cluster: own.cluster, from: own.server, to };
+    let hello = Hello {
+        protocol: PROTOCOL,
+        class: Class::Rpc,
+        cluster: own.cluster,
+        from: own.server,
+        to,
+        address: None,
+    };
     match open(address, &hello, within).await {
         Ok((stream, _)) => Ok(stream),
         Err(Failure::Dial(error)) => Err(super::RpcError::NotConnected(error)),

@@ -46,6 +46,8 @@ use self::{link::Link, pipe::Pipe};
 pub struct TransportConfig {
     /// This server.
     pub server: ServerId,
+    /// Where it answers, as it tells the others; where it listens, if empty.
+    pub advertise: String,
     /// The cluster that it belongs to, if any yet; see [`Transport::set_cluster`].
     pub cluster: Option<ClusterId>,
     /// Connections from one address (`limits.rpc_max_conns_per_client`).
@@ -75,6 +77,7 @@ impl TransportConfig {
     pub fn new(server: ServerId) -> Self {
         Self {
             server,
+            advertise: String::new(),
             cluster: None,
             max_conns_per_client: 100,
             handshake_timeout: Duration::from_secs(5),
@@ -112,6 +115,11 @@ pub type Answer = Pin<Box<dyn Future<Output = Bytes> + Send>>;
 pub trait Handler: Send + Sync + 'static {
     /// A message of Raft arrived. Called from the network's tasks: it must not block.
     fn raft(&self, from: ServerId, message: RaftMessage);
+
+    /// This server connected for Raft's messages, and says that it answers at `address`.
+    fn connected(&self, from: ServerId, address: &str) {
+        let _ = (from, address);
+    }
 
     /// The connection to this server broke, or can't be had. Told again at each failed attempt.
     fn unreachable(&self, server: ServerId);
@@ -215,10 +223,13 @@ impl Transport {
     /// be called from any thread.
     pub fn start(
         listener: TcpListener,
-        config: TransportConfig,
+        mut config: TransportConfig,
         handler: Arc<dyn Handler>,
     ) -> io::Result<Self> {
         let address = listener.local_addr()?;
+        if config.advertise.is_empty() {
+            config.advertise = address.to_string();
+        }
         let identity = Identity { server: config.server, cluster: config.cluster };
         let shared = Arc::new(Shared {
             config,
@@ -274,6 +285,7 @@ impl Transport {
             let link = Link {
                 to,
                 address: address.to_owned(),
+                advertise: config.advertise.clone(),
                 class,
                 pipe: pipe.clone(),
                 identity: self.shared.identity.subscribe(),

@@ -430,7 +430,7 @@ async fn a_request_beyond_the_limits_is_answered_and_not_looked_at() {
 async fn raw(to: &Server, class: Class) -> TcpStream {
     let mut stream = socket::dial(&to.address(), PATIENCE).await.unwrap();
     let cluster = Some(CLUSTER);
-    let hello = Hello { protocol: PROTOCOL, class, cluster, from: id(9), to: None };
+    let hello = Hello { protocol: PROTOCOL, class, cluster, from: id(9), to: None, address: None };
     hello::open(&mut stream, &hello).await.unwrap().unwrap();
     stream
 }

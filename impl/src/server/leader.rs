@@ -21,7 +21,12 @@ impl Server {
                 }
                 Err(error @ ProposeError::Unknown) => Response::Unknown(error.to_string()),
             },
-            Request::Join { server, address } => self.join(server, address.into()).await,
+            Request::Join { server, address } => match self.join(server, address.into()).await {
+                Response::Done => {
+                    Response::Joined(self.0.leadership.borrow().configuration.cluster)
+                }
+                response => response,
+            },
             Request::Remove(server) => self.change(MembershipChange::Remove(server)).await,
             Request::Transfer(to) => {
                 let (reply, answer) = oneshot::channel();

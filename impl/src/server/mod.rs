@@ -2,6 +2,7 @@
 
 mod archive;
 mod duties;
+mod joining;
 mod leader;
 mod node;
 mod request;
@@ -70,6 +71,8 @@ struct Shared {
     gauges: Arc<Gauges>,
     /// The other servers' names, as they tell them.
     names: Mutex<BTreeMap<NodeId, String>>,
+    /// Servers that connected and said where they answer: the log of this one may not have them yet.
+    known: Mutex<BTreeMap<ServerId, String>>,
     /// Why the agent must stop, once it must.
     fatal: watch::Receiver<Option<String>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -437,9 +440,11 @@ fn unexpected(response: Response) -> ServerError {
         Response::Unknown(text) => {
             ServerError::OutcomeUnknown(format!("rpc error making call: {text}"))
         }
-        Response::Proposed(..) | Response::Done | Response::Name(_) | Response::Formation(_) => {
-            ServerError::Remote("an answer to another question".to_owned())
-        }
+        Response::Proposed(..)
+        | Response::Done
+        | Response::Name(_)
+        | Response::Formation(_)
+        | Response::Joined(_) => ServerError::Remote("an answer to another question".to_owned()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     hash::{BuildHasher, RandomState},
     io,
-    sync::{Arc, Mutex, OnceLock, atomic::Ordering},
+    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -77,6 +77,18 @@ impl Handler for Dispatch {
         let _ = self.inbox.send_sized(Input::Message { from, message, bytes }, size);
     }
 
+    fn connected(&self, from: ServerId, address: &str) {
+        let Some(shared) = self.server.get().and_then(std::sync::Weak::upgrade) else { return };
+        let news = {
+            let mut known = shared.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.insert(from, address.to_owned()).is_none_or(|before| before != address)
+        };
+        if news {
+            let configuration = Arc::clone(&shared.leadership.borrow().configuration);
+            connect(&shared, &configuration);
+        }
+    }
+
     fn unreachable(&self, server: ServerId) {
         let _ = self.inbox.send(Input::Unreachable(server));
     }
@@ -85,6 +97,7 @@ impl Handler for Dispatch {
         let server = self.server.get().and_then(std::sync::Weak::upgrade).map(Server);
         Box::pin(async move {
             let response = match (server, codec::decode::<Request, RPC_LIMIT>(&request)) {
+                (Some(server), Ok(request @ Request::Join { .. })) => server.admit(request).await,
                 (Some(server), Ok(request)) => server.lead(request).await,
                 (None, _) => Response::NotLeader,
                 (_, Err(error)) => Response::Refused(format!("undecodable request: {error}")),
@@ -126,7 +139,7 @@ impl Observer for Watcher {
             self.gauges.ever_led.store(true, Ordering::Relaxed);
         }
         if let Some(shared) = self.server.0.get().and_then(std::sync::Weak::upgrade) {
-            connect(&shared.transport, leadership);
+            connect(&shared, &leadership.configuration);
         }
         let before = self.leadership.send_replace(leadership.clone());
         if before.leads != leadership.leads || before.leader != leadership.leader {
@@ -167,13 +180,16 @@ impl Observer for Watcher {
     }
 }
 
-/// Keeps connections to the servers of the configuration.
-fn connect(transport: &Transport, leadership: &Leadership) {
-    let servers = &leadership.configuration.servers;
-    if !servers.is_empty() && transport.cluster() != Some(leadership.configuration.cluster) {
-        transport.set_cluster(Some(leadership.configuration.cluster));
+/// Keeps connections to the servers of the configuration, and to those that connected to this one: a server whose log
+/// is old may have to answer a leader that joined since.
+fn connect(shared: &Shared, configuration: &Configuration) {
+    let transport = &shared.transport;
+    let servers = &configuration.servers;
+    if !servers.is_empty() && transport.cluster() != Some(configuration.cluster) {
+        transport.set_cluster(Some(configuration.cluster));
     }
-    let addresses = servers.iter().map(|(id, member)| (*id, member.address.to_string())).collect();
+    let mut addresses = shared.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    addresses.extend(servers.iter().map(|(id, member)| (*id, member.address.to_string())));
     transport.set_peers(&addresses);
 }
 
@@ -229,6 +245,7 @@ impl Server {
 
         let dispatch = Arc::new(Dispatch { inbox: Arc::clone(&inbox), server: OnceLock::new() });
         let mut transport_config = TransportConfig::new(id);
+        transport_config.advertise = settings.advertise_address.to_string();
         transport_config.cluster = (!blank).then_some(leadership.configuration.cluster);
         transport_config.max_conns_per_client = settings.limits.rpc_max_conns_per_client;
         transport_config.handshake_timeout = settings.limits.rpc_handshake_timeout;
@@ -239,8 +256,6 @@ impl Server {
                     address: settings.bind_address.to_string(),
                     source,
                 })?;
-        connect(&transport, &leadership);
-
         let published = Arc::new(Published::new(0, Arc::new(State::default())));
         let watches = Watches::new();
         let gauges = Arc::new(Gauges::default());
@@ -273,12 +288,14 @@ impl Server {
             transport,
             gauges,
             names: Mutex::new(names),
+            known: Mutex::default(),
             fatal,
             threads: Mutex::default(),
             _lock: opened.lock,
         });
         let _ = wire.0.set(Arc::downgrade(&shared));
         let _ = dispatch.server.set(Arc::downgrade(&shared));
+        connect(&shared, &Arc::clone(&shared.leadership.borrow().configuration));
 
         let keeper = Keeper::spawn(
             opened.snapshots,
@@ -313,6 +330,9 @@ impl Server {
                 servers: BTreeMap::from([(self.0.id, member)]),
             };
             let _ = self.0.inbox.push(Input::Form(Arc::new(configuration)));
+        } else {
+            let server = self.clone();
+            tokio::spawn(async move { server.join_until_admitted().await });
         }
     }
 

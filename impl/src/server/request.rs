@@ -2,7 +2,7 @@
 
 use bincode::{Decode, Encode};
 use spec::{
-    raft::{Payload, ServerId},
+    raft::{ClusterId, Payload, ServerId},
     state::Outcome,
 };
 
@@ -11,7 +11,7 @@ use spec::{
 pub(super) enum Request {
     /// Put this command through the log.
     Propose(Payload),
-    /// Add this server, or note its new address.
+    /// Add this server, or note its new address. Whoever is asked passes it on to the leader.
     Join {
         /// The server.
         server: ServerId,
@@ -47,4 +47,6 @@ pub(super) enum Response {
     Name(String),
     /// Of the formation.
     Formation(Payload),
+    /// The server is in this cluster.
+    Joined(ClusterId),
 }
