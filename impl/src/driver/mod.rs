@@ -187,6 +187,9 @@ impl Running {
     /// Moves the writer and the apply turn to threads of their own: there are peers, whose messages must not wait for
     /// this server's disk.
     fn separate(&mut self) {
+        if !matches!(self.writer, Host::Here(_)) {
+            return;
+        }
         if let Host::Here(writer) = std::mem::replace(&mut self.writer, Host::Moving) {
             let inbox = Arc::new(GroupCommit::new(usize::MAX, usize::MAX));
             self.writer = Host::Thread(Arc::clone(&inbox));
@@ -197,8 +200,6 @@ impl Running {
                     observer.fatal(reason);
                 }
             });
-        } else {
-            return;
         }
         if let Host::Here(mut applier) = std::mem::replace(&mut self.applier, Host::Moving) {
             let inbox: Arc<GroupCommit<Apply>> = Arc::new(GroupCommit::new(usize::MAX, usize::MAX));
