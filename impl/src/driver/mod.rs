@@ -20,6 +20,7 @@ use spec::{
 
 pub mod apply;
 pub mod consensus;
+pub mod formation;
 pub mod keeper;
 pub mod writer;
 

@@ -23,6 +23,11 @@ impl RecordFile {
         StorageError::Io { what, path: self.directory.path().join(&self.name), source }
     }
 
+    /// What to say where the value makes no sense.
+    pub(crate) fn unreadable(&self, why: &dyn std::fmt::Display) -> StorageError {
+        self.error("reading", io::Error::new(io::ErrorKind::InvalidData, why.to_string()))
+    }
+
     /// Reads the value; none where it was never stored.
     pub fn load(&self) -> Result<Option<Vec<u8>>, StorageError> {
         let read = || {
