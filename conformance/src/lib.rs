@@ -20,3 +20,4 @@ pub mod ports;
 pub mod process;
 pub mod recorded;
 pub mod sim;
+pub mod tidy;

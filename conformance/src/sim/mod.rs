@@ -31,6 +31,13 @@ use spec::entropy::{Entropy as _, Seeded};
 pub use ghosts::Violation;
 use world::World;
 
+/// Seeds that once found something, and run before all others.
+///
+/// 47, 103: a server whose own removal is in its log, not known to be committed, never stood for election, and with the
+/// longest log let nobody else win (thesis §4.2.2). 4882: a refusal of an earlier term's AppendEntries said its round in
+/// the sender's new term; a leader of both terms took that for the confirmation of a read.
+pub const REGRESSIONS: &[u64] = &[47, 103, 4882];
+
 /// What is broken on purpose, to see that it is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
