@@ -87,6 +87,8 @@ const BUSY: u32 = 0;
 const IDLE: u32 = 1;
 const HEAD: u32 = 2;
 const KINDS: u32 = 4;
+/// Ticks are counted modulo this: what the kinds leave of 32 bits.
+const TICKS: u32 = 1 << 30;
 
 impl Phase {
     /// A connection that was just accepted owes its first head.
@@ -127,9 +129,7 @@ impl Phase {
     /// Whether the connection has been at its head, or idle, for more ticks than it may.
     pub(super) fn overdue(&self, head_ticks: u32, idle_ticks: u32) -> bool {
         let state = self.state.load(Ordering::Relaxed);
-        let since = state / KINDS;
-        let now = self.clock.load(Ordering::Relaxed) % (u32::MAX / KINDS);
-        let age = now.saturating_sub(since);
+        let age = self.clock.load(Ordering::Relaxed).wrapping_sub(state / KINDS) % TICKS;
         match state % KINDS {
             HEAD => age > head_ticks,
             IDLE => age > idle_ticks,
@@ -189,5 +189,33 @@ impl AsyncWrite for Watched {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         forward!(&mut self.socket, poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_overdue_at_its_head_sooner_than_idle_and_never_while_busy() {
+        // The count of ticks goes round on the way.
+        let clock = Arc::new(AtomicU32::new(u32::MAX - 2));
+        let phase = Phase::new(clock.clone());
+        let later = |ticks| clock.fetch_add(ticks, Ordering::Relaxed);
+        later(5);
+        assert!(!phase.overdue(5, 100));
+        later(1);
+        assert!(phase.overdue(5, 100));
+        phase.begin();
+        assert!(!phase.overdue(5, 100));
+        phase.end();
+        later(100);
+        assert!(!phase.overdue(5, 100));
+        // The first bytes of a head start its time; more of them don't start it again.
+        phase.received();
+        later(4);
+        phase.received();
+        later(2);
+        assert!(phase.overdue(5, 100));
     }
 }

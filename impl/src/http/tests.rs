@@ -498,3 +498,60 @@ async fn a_unix_socket_serves_as_well() {
     assert!(answer.ends_with("\r\n\r\n[\"dc1\"]"), "{answer}");
     served.abort();
 }
+
+#[tokio::test]
+async fn a_connection_serves_many_requests_also_when_they_come_at_once() {
+    let agent = agent(recorded()).await;
+    let mut stream = connect(&agent).await;
+    for value in ["1", "2"] {
+        let put = format!("PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n{value}");
+        stream.write_all(put.as_bytes()).await.unwrap();
+        assert_eq!(read_answer(&mut stream, false).await.text(), "true");
+    }
+    let gets = "GET /v1/kv/a?raw HTTP/1.1\r\nHost: x\r\n\r\n".repeat(3);
+    let last = "GET /v1/kv/b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    stream.write_all((gets + last).as_bytes()).await.unwrap();
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).await.unwrap();
+    assert_eq!(answers.matches("\r\n\r\n2").count(), 3, "{answers}");
+    assert_eq!(answers.matches("HTTP/1.1 404 Not Found").count(), 1, "{answers}");
+}
+
+#[tokio::test]
+async fn a_client_that_asks_before_it_sends_gets_leave_or_a_refusal() {
+    let agent = agent(Settings { kv_max_value_size: 10, ..recorded() }).await;
+    let ask = |length| {
+        format!(
+            "PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
+        )
+    };
+    let mut stream = connect(&agent).await;
+    stream.write_all(ask(5).as_bytes()).await.unwrap();
+    assert_eq!(read_answer(&mut stream, true).await.status(), 100);
+    stream.write_all(b"hello").await.unwrap();
+    assert_eq!(read_answer(&mut stream, false).await.text(), "true");
+    stream.write_all(ask(11).as_bytes()).await.unwrap();
+    assert_eq!(read_answer(&mut stream, false).await.status(), 413);
+}
+
+#[tokio::test]
+async fn a_snapshot_is_saved_and_restored_and_ends_every_wait() {
+    let agent = agent(recorded()).await;
+    put(&agent, "/v1/kv/kept", b"1").await;
+    let saved = get(&agent, "/v1/snapshot").await;
+    assert_eq!(saved.header("Content-Type"), Some("application/x-gzip"));
+    assert!(saved.index() > 1);
+    put(&agent, "/v1/kv/kept", b"2").await;
+    let index = get(&agent, "/v1/kv/kept").await.index();
+    let poll = format!("/v1/kv/other?index={index}&wait=20s");
+    let (woken, ()) = tokio::join!(get(&agent, &poll), async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let restored = put(&agent, "/v1/snapshot", &saved.body).await;
+        assert_eq!((restored.status(), restored.text()), (200, ""));
+    });
+    assert!(woken.index() > index, "{woken:?} after {index}");
+    assert_eq!(get(&agent, "/v1/kv/kept?raw").await.text(), "1");
+    let garbage = put(&agent, "/v1/snapshot", b"garbage").await;
+    assert_eq!(garbage.status(), 500);
+    assert_eq!(garbage.text(), "failed to decompress snapshot: unexpected EOF");
+}
