@@ -166,10 +166,11 @@ impl Action {
                 drop(incoming);
                 Box::pin(blocking::wait(inner, read, options)).await
             }
-            Self::Put(put) => put.perform(inner, incoming).await,
+            // Boxed too: a write goes through the log, an allocation more is nothing to it.
+            Self::Put(put) => Box::pin(put.perform(inner, incoming)).await,
             Self::Delete(command) => {
                 let conditional = matches!(command, KvCommand::DeleteCas { .. });
-                let carried_out = propose(inner, command).await?;
+                let carried_out = Box::pin(propose(inner, command)).await?;
                 Ok(Reply::bool(carried_out || !conditional))
             }
         }

@@ -226,3 +226,26 @@ impl Drop for Place {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::ServerSettings, http::Settings, server::Server};
+
+    #[tokio::test]
+    async fn a_connection_takes_little_memory_of_its_own() {
+        let settings = ServerSettings::dev("s1", "127.0.0.1:0".parse().unwrap());
+        let server = Server::start(settings).await.unwrap();
+        let api = Api::new(server.clone(), Settings::default()).unwrap();
+        let (socket, _other_end) = tokio::net::UnixStream::pair().unwrap();
+        let phase = Arc::new(Phase::new(Arc::default()));
+        let place = api.0.clients.enter(&api, None).unwrap();
+        let (_stop, stopping) = watch::channel(false);
+        let read = size_of_val(&server.read(crate::server::Consistency::Default));
+        let stream = Watched { socket: Socket::Unix(socket), phase };
+        let connection = connection(api, stream, place, stopping);
+        let size = size_of_val(&connection);
+        // What a write needs is boxed: an idle connection has no use for its room.
+        assert!(size <= 1536, "{size} bytes, of them {read} for a read");
+    }
+}
