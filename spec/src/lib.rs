@@ -15,3 +15,4 @@ pub mod machine;
 pub mod raft;
 pub mod state;
 pub mod time;
+pub mod trace;

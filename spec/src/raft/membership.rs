@@ -2,6 +2,8 @@
 
 use alloc::{collections::BTreeMap, sync::Arc};
 
+use bincode::{Decode, Encode};
+
 use super::{
     log::Log,
     node::{Leader, Node, Output, Rejection, Role, Turn},
@@ -44,7 +46,7 @@ impl Membership {
 }
 
 /// One change of the configuration. Each keeps the quorums before and after it overlapping.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub enum MembershipChange {
     /// Adds a server that receives the log and doesn't vote.
     AddLearner {

@@ -8,6 +8,8 @@ use alloc::{
 };
 use core::time::Duration;
 
+use bincode::{Decode, Encode};
+
 use super::{
     log::Log,
     membership::{Membership, MembershipChange},
@@ -96,7 +98,7 @@ impl Config {
 }
 
 /// A node's timers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub enum Timer {
     /// No leader was heard: start an election.
     Election,
@@ -111,7 +113,7 @@ pub enum Timer {
 }
 
 /// What a host asks of a node.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub enum Command {
     /// Appends commands to the log; each is answered by [`Output::Appended`] or [`Output::Rejected`].
     Propose(Vec<Proposal>),
@@ -156,7 +158,7 @@ pub enum Command {
 }
 
 /// One command for the log.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct Proposal {
     /// Names the host's request.
     pub request: u64,
