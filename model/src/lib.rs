@@ -24,6 +24,7 @@
 //! A mutant that survives shows that the scope or the property is too weak.
 
 pub mod blocking;
+pub mod disk;
 pub mod expected;
 pub mod kv;
 pub mod mutants;
@@ -39,7 +40,7 @@ pub use search::{Hunt, hash_of};
 
 /// Every scope that there is.
 pub fn scopes() -> Vec<Scope> {
-    [kv::scopes(), blocking::scopes()].concat()
+    [disk::scopes(), kv::scopes(), blocking::scopes()].concat()
 }
 
 #[cfg(test)]
