@@ -98,7 +98,7 @@ pub fn blank(size: usize) -> Vec<u8> {
 }
 
 /// One connection of a load.
-pub(crate) struct Client {
+pub struct Client {
     stream: TcpStream,
     wire: Wire,
     input: Vec<u8>,
@@ -109,7 +109,8 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn connect(protocol: Protocol, target: SocketAddr) -> Result<Self> {
+    /// Connects.
+    pub fn connect(protocol: Protocol, target: SocketAddr) -> Result<Self> {
         let stream = TcpStream::connect_timeout(&target, Duration::from_secs(5))?;
         stream.set_nodelay(true)?;
         let mut out = vec![];
@@ -157,11 +158,7 @@ impl Client {
     }
 
     /// Asks and waits: for what isn't measured.
-    pub(crate) fn ask(
-        &mut self,
-        request: Request<'_>,
-        timeout: Duration,
-    ) -> Result<(Answer, Vec<u8>)> {
+    pub fn ask(&mut self, request: Request<'_>, timeout: Duration) -> Result<(Answer, Vec<u8>)> {
         self.stream.set_nonblocking(false)?;
         self.stream.set_read_timeout(Some(timeout))?;
         self.wire.request(request, &mut self.out);
