@@ -15,6 +15,7 @@
 
 pub mod agent;
 pub mod http;
+pub mod linear;
 pub mod peers;
 pub mod ports;
 pub mod process;

@@ -21,7 +21,6 @@ fn expect_no_failure(report: &Report) {
 }
 
 #[test]
-#[ignore = "the agent does not serve yet"]
 fn our_agent_answers_as_recorded() {
     expect_no_failure(&run(Kind::Proconsul).unwrap());
 }
