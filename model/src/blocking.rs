@@ -59,13 +59,20 @@ pub struct Asking {
     known: Known,
     /// What it has read last, and from which epoch it read first.
     read: Option<(Known, u64)>,
-    registered: bool,
-    /// Whether its registration was touched.
-    touched: bool,
+    registration: Registration,
     slept: bool,
     timed_out: bool,
     /// Whether its server has read a state older than the one that the client knows.
     lagged: bool,
+}
+
+/// How its registration stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Registration {
+    /// There is none, or it is spent.
+    None,
+    Waits,
+    Touched,
 }
 
 /// Why an index may move.
@@ -178,30 +185,12 @@ impl BlockingModel {
         world.pending.push(command);
     }
 
-    fn ask(&self, world: &mut World, known: Known) {
-        let machine = BlockingQuery::new(known.index);
-        let effect = machine.start();
-        world.queries += 1;
-        world.client = Some(Asking {
-            machine,
-            effect,
-            known,
-            read: None,
-            registered: false,
-            touched: false,
-            slept: false,
-            timed_out: false,
-            lagged: false,
-        });
-    }
-
     /// Does what the query needs; says whether anything could be done.
     fn proceed(&self, world: &mut World) -> bool {
         let Some(client) = &mut world.client else { return false };
         let event = match client.effect {
             Effect::Register => {
-                client.registered = true;
-                client.touched = false;
+                client.registration = Registration::Waits;
                 Event::Registered
             }
             Effect::Read | Effect::Reread => {
@@ -214,10 +203,9 @@ impl BlockingModel {
                 client.read = Some((known, first));
                 event
             }
-            Effect::Sleep if client.touched => {
+            Effect::Sleep if client.is_touched() => {
                 // A registration is good for one wake-up.
-                client.registered = false;
-                client.touched = false;
+                client.registration = Registration::None;
                 Event::Woken
             }
             Effect::Sleep | Effect::Answer { .. } => return false,
@@ -233,10 +221,32 @@ impl BlockingModel {
     }
 }
 
+impl World {
+    fn ask(&mut self, known: Known) {
+        let machine = BlockingQuery::new(known.index);
+        let effect = machine.start();
+        self.queries += 1;
+        self.client = Some(Asking {
+            machine,
+            effect,
+            known,
+            read: None,
+            registration: Registration::None,
+            slept: false,
+            timed_out: false,
+            lagged: false,
+        });
+    }
+}
+
 impl Asking {
+    fn is_touched(&self) -> bool {
+        self.registration == Registration::Touched
+    }
+
     /// Sleeps, and nothing that was published so far will wake it.
     fn sleeps_on(&self, world: &World) -> bool {
-        self.effect == Effect::Sleep && !self.touched && world.unwoken.is_empty()
+        self.effect == Effect::Sleep && !self.is_touched() && world.unwoken.is_empty()
     }
 
     /// Whether something happened, by the state that it has read last, that the client doesn't know of.
@@ -294,7 +304,7 @@ impl Model for BlockingModel {
                     actions.push(Action::AskAgain);
                 }
                 Effect::Answer { .. } => {}
-                Effect::Sleep if !client.touched => actions.push(Action::TimeOut),
+                Effect::Sleep if !client.is_touched() => actions.push(Action::TimeOut),
                 Effect::Register | Effect::Read | Effect::Reread | Effect::Sleep => {
                     actions.push(Action::Proceed);
                     if !client.timed_out {
@@ -326,21 +336,24 @@ impl Model for BlockingModel {
             }
             Action::Wake => {
                 let woken = world.unwoken.drain(..).any(|t| self.target.is_woken_by(&t));
-                if let Some(client) = &mut world.client {
-                    client.touched |= woken && client.registered;
+                if let Some(client) = &mut world.client
+                    && woken
+                    && client.registration == Registration::Waits
+                {
+                    client.registration = Registration::Touched;
                 }
             }
             Action::AskFromHead => {
                 let known = self.target.known(&world.head);
-                self.ask(&mut world, known);
+                world.ask(known);
             }
             Action::AskFromServer => {
                 let known = self.target.known(&world.published);
-                self.ask(&mut world, known);
+                world.ask(known);
             }
             Action::AskAgain => {
                 let (known, _) = world.client.as_ref()?.read.clone()?;
-                self.ask(&mut world, known);
+                world.ask(known);
             }
             Action::Proceed => {
                 self.proceed(&mut world).then_some(())?;
@@ -404,7 +417,7 @@ impl Model for BlockingModel {
             Property::sometimes("a_change_wakes", |_, world: &World| world.woken_by_change),
             Property::sometimes("a_change_comes_between_register_and_read", |_, world: &World| {
                 world.client.as_ref().is_some_and(|client| {
-                    client.touched && matches!(client.effect, Effect::Read | Effect::Reread)
+                    client.is_touched() && matches!(client.effect, Effect::Read | Effect::Reread)
                 })
             }),
             Property::sometimes("a_wakeup_finds_nothing_new", |_, world: &World| {

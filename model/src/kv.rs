@@ -147,18 +147,21 @@ fn foreign() -> State {
     state
 }
 
-impl KvModel {
-    fn command(&self, at: &KvState, action: &Action) -> Option<Command> {
-        let saved = at.saved.as_ref();
+/// The prefixes whose lists are looked at; each is looked at as a key as well.
+const QUERIES: [&str; 5] = ["", "a", "a/", "a/b", "b"];
+
+impl KvState {
+    fn command(&self, action: &Action) -> Option<Command> {
+        let saved = self.saved.as_ref();
         Some(match action {
             Action::Kv(command) => Command::Kv(command.clone()),
             Action::Cas(value) => {
-                let Seen { key, entry } = at.seen.clone()?;
+                let Seen { key, entry } = self.seen.clone()?;
                 let index = entry.map_or(0, |entry| entry.modify_index);
                 Command::Kv(KvCommand::Cas { key, value: value.clone(), flags: 0, index })
             }
             Action::DeleteCas => {
-                let Seen { key, entry } = at.seen.clone()?;
+                let Seen { key, entry } = self.seen.clone()?;
                 let index = entry.map_or(0, |entry| entry.modify_index);
                 Command::Kv(KvCommand::DeleteCas { key, index })
             }
@@ -171,17 +174,12 @@ impl KvModel {
         })
     }
 
-    /// The prefixes whose lists are looked at; each is looked at as a key as well.
-    fn queries(&self) -> impl Iterator<Item = &'static str> {
-        ["", "a", "a/", "a/b", "b"].into_iter()
-    }
-
-    fn apply(&self, next: &mut KvState, action: &Action, command: &Command) {
-        let before = next.state.clone();
+    fn apply(&mut self, action: &Action, command: &Command) {
+        let before = self.state.clone();
         let index = Index(before.applied().0.0 + 1);
         let mut touched = Vec::new();
-        let outcome = next.state.apply(index, ClusterTime(0), command, &mut touched);
-        let step = Step { before: &before, after: &next.state, command, outcome, touched };
+        let outcome = self.state.apply(index, ClusterTime(0), command, &mut touched);
+        let step = Step { before: &before, after: &self.state, command, outcome, touched };
         let mut broke = Vec::new();
         let mut check = |name: &'static str, holds: bool| {
             if !holds {
@@ -193,13 +191,13 @@ impl KvModel {
         check("idempotent_write_moves_no_index", step.moves_no_index_for_nothing());
         check("digest_tells_changes", step.digest_tells_changes());
         check("replicas_agree", step.a_replica_from_a_snapshot_agrees());
-        check("index_never_goes_back", self.queries().all(|q| step.index_never_goes_back(q)));
-        check("index_moves_for_own_changes", self.queries().all(|q| step.index_moves_for_own(q)));
-        check("touched_covers_changes", self.queries().all(|q| step.touched_covers(q)));
-        check("cas_linearizable", step.cas_is_linearizable(next.seen.as_ref(), action));
-        check("restore_is_all_or_nothing", step.restore_is_whole(next.saved.as_deref(), action));
-        next.did = step.did(next.saved.as_deref(), action);
-        next.broke = broke;
+        check("index_never_goes_back", QUERIES.iter().all(|q| step.index_never_goes_back(q)));
+        check("index_moves_for_own_changes", QUERIES.iter().all(|q| step.index_moves_for_own(q)));
+        check("touched_covers_changes", QUERIES.iter().all(|q| step.touched_covers(q)));
+        check("cas_linearizable", step.cas_is_linearizable(self.seen.as_ref(), action));
+        check("restore_is_all_or_nothing", step.restore_is_whole(self.saved.as_deref(), action));
+        self.did = step.did(self.saved.as_deref(), action);
+        self.broke = broke;
     }
 }
 
@@ -362,10 +360,13 @@ impl Step<'_> {
                 }) && self.touched == [Touched::All]
             }
             (Action::CommitOtherChecksum | Action::CommitOtherLength, Outcome::Applied(_)) => false,
-            (Action::Piece(_) | Action::Commit, _)
-            | (Action::CommitOtherChecksum | Action::CommitOtherLength, _) => {
-                old == new && self.before.epoch() == self.after.epoch() && self.touched.is_empty()
-            }
+            (
+                Action::Piece(_)
+                | Action::Commit
+                | Action::CommitOtherChecksum
+                | Action::CommitOtherLength,
+                _,
+            ) => old == new && self.before.epoch() == self.after.epoch() && self.touched.is_empty(),
             _ => true,
         }
     }
@@ -451,8 +452,8 @@ impl Model for KvModel {
             }
             Action::Save => next.saved = Some(Saved::of(&at.state)),
             _ => {
-                let command = self.command(at, &action)?;
-                self.apply(&mut next, &action, &command);
+                let command = at.command(&action)?;
+                next.apply(&action, &command);
                 if matches!(action, Action::Cas(_) | Action::DeleteCas) {
                     next.seen = None;
                 }
@@ -474,10 +475,10 @@ impl Model for KvModel {
             "restore_is_all_or_nothing"
         );
         properties.extend([
-            Property::always("index_at_least_one", |model: &Self, at: &KvState| {
-                model
-                    .queries()
-                    .map(str::as_bytes)
+            Property::always("index_at_least_one", |_, at: &KvState| {
+                QUERIES
+                    .iter()
+                    .map(|query| query.as_bytes())
                     .all(|query| at.state.kv_get(query).0 > 0 && at.state.kv_list(query).0 > 0)
             }),
             Property::always("create_index_below_modify_index", |_, at: &KvState| {

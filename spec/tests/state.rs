@@ -452,6 +452,13 @@ fn large_values_and_many_keys_pass_through_chunks_of_bounded_size() {
 }
 
 #[test]
+fn an_archive_that_announces_a_huge_record_is_refused_at_once() {
+    let announced = u32::try_from(codec::RECORD_LIMIT).unwrap().to_le_bytes();
+    assert!(Loader::archive().push(&announced).is_err());
+    assert_eq!(Loader::new().push(&announced), Ok(()));
+}
+
+#[test]
 fn a_restore_half_way_survives_a_snapshot_at_every_piece() {
     let mut state = State::default();
     for index in 1..=40_u64 {

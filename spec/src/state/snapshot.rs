@@ -27,6 +27,8 @@ pub const CHUNK_BYTES: usize = 1 << 20;
 const FORMAT: u32 = 1;
 /// The most bytes of keys in one record of a grave.
 const GRAVE_BYTES: usize = 1 << 16;
+/// The most bytes of a record in an archive: those of an entry and what is around it.
+const ARCHIVE_RECORD_BYTES: usize = MAX_ENTRY_BYTES + 1024;
 /// No index comes near it, so that arithmetic on restored ones can't overflow.
 const INDEX_LIMIT: u64 = 1 << 62;
 
@@ -342,6 +344,10 @@ impl Loader {
         let mut left = stream.as_slice();
         while let Some((header, tail)) = left.split_first_chunk() {
             let length = codec::frame_length::<RECORD_LIMIT>(*header)?;
+            // What waits for its end is part of the state, so a record of Raft's own snapshots has to hold it.
+            if self.archive && length > ARCHIVE_RECORD_BYTES {
+                return Err(CodecError::TooLong.into());
+            }
             let Some((frame, tail)) = tail.split_at_checked(length) else { break };
             self.record(codec::unframe::<Record, RECORD_LIMIT>(frame)?)?;
             left = tail;
