@@ -19,7 +19,7 @@ fn settings(n: usize, addresses: &[std::net::SocketAddr], data_dir: &Path) -> Se
     ServerSettings {
         dev: false,
         data_dir: Some(data_dir.join(format!("s{n}"))),
-        bootstrap: n == 0,
+        bootstrap_expect: 3,
         server_addresses: addresses.iter().map(ToString::to_string).collect(),
         ..ServerSettings::dev(&format!("s{n}"), addresses[n])
     }

@@ -70,8 +70,8 @@ impl Settings {
             expect: self.expect,
             addresses: self.addresses.iter().map(|address| address.as_str().into()).collect(),
             member_of: self.member_of,
-            retry: Duration::from_millis(250),
-            retry_jitter: Duration::from_millis(250),
+            retry: Duration::from_millis(100),
+            retry_jitter: Duration::from_millis(100),
             patience: Duration::from_secs(2),
         }
     }

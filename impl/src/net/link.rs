@@ -88,7 +88,11 @@ impl Link {
                 Err(Failure::Refused(refusal)) => {
                     let text = refusal.to_string();
                     if told != text {
-                        tracing::error!(class = ?self.class, "{} refused the connection: {text}", self.address);
+                        if refusal == (Refusal::Cluster { belongs_to: None }) {
+                            tracing::debug!(class = ?self.class, "{} refused the connection: {text}", self.address);
+                        } else {
+                            tracing::error!(class = ?self.class, "{} refused the connection: {text}", self.address);
+                        }
                         told = text;
                         self.handler.refused(&self.address, &refusal);
                     }

@@ -17,6 +17,8 @@ use super::{Request, Response, Server, Shared};
 
 /// How often duties are looked at.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// How long a server may take to say its name.
+const NAME_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// Runs until the server is gone.
 pub(super) async fn run(shared: Weak<Shared>) {
@@ -56,7 +58,7 @@ impl Server {
     }
 
     /// Learns the names of servers that are new.
-    async fn learn_names(&self) {
+    pub(super) async fn learn_names(&self) {
         let configuration = Arc::clone(&self.0.leadership.borrow().configuration);
         for id in configuration.servers.keys() {
             let known = {
@@ -66,7 +68,7 @@ impl Server {
             if known {
                 continue;
             }
-            let deadline = Instant::now() + INTERVAL;
+            let deadline = Instant::now() + NAME_TIMEOUT;
             let encode = |buffer: &mut Vec<u8>| codec::encode_into(&Request::Name, buffer);
             let answer = self.0.transport.call_server(*id, encode, deadline).await;
             if let Ok(bytes) = answer

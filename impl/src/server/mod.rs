@@ -2,7 +2,7 @@
 
 mod archive;
 mod duties;
-mod joining;
+mod forming;
 mod leader;
 mod node;
 mod request;
@@ -11,7 +11,7 @@ mod types;
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
@@ -44,6 +44,7 @@ use crate::{
     driver::{
         Clock,
         consensus::{Input, Leadership, ProposeError},
+        formation::Forming,
     },
     net::{RpcError, Transport},
 };
@@ -73,9 +74,15 @@ struct Shared {
     names: Mutex<BTreeMap<NodeId, String>>,
     /// Servers that connected and said where they answer: the log of this one may not have them yet.
     known: Mutex<BTreeMap<ServerId, String>>,
+    /// Looks for a cluster, and answers those that do.
+    forming: OnceLock<Forming>,
+    /// Whether a wish to join is under way.
+    joining: AtomicBool,
     /// Why the agent must stop, once it must.
     fatal: watch::Receiver<Option<String>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// For what starts outside of a task.
+    runtime: tokio::runtime::Handle,
     /// Keeps the data directory locked.
     _lock: Option<crate::storage::DirectoryLock>,
 }
@@ -335,6 +342,7 @@ impl Server {
         if !(stale && known) && !leader_known(&mut leadership, self.hold()).await {
             return Err(ServerError::NoLeader);
         }
+        self.learn_names().await;
         let leadership = leadership.borrow().clone();
         Ok(RaftConfiguration {
             servers: self.peers(&leadership),
@@ -440,11 +448,9 @@ fn unexpected(response: Response) -> ServerError {
         Response::Unknown(text) => {
             ServerError::OutcomeUnknown(format!("rpc error making call: {text}"))
         }
-        Response::Proposed(..)
-        | Response::Done
-        | Response::Name(_)
-        | Response::Formation(_)
-        | Response::Joined(_) => ServerError::Remote("an answer to another question".to_owned()),
+        Response::Proposed(..) | Response::Done | Response::Name(_) | Response::Joined(_) => {
+            ServerError::Remote("an answer to another question".to_owned())
+        }
     }
 }
 

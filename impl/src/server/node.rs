@@ -4,7 +4,10 @@ use std::{
     collections::BTreeMap,
     hash::{BuildHasher, RandomState},
     io,
-    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::Ordering},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -12,13 +15,13 @@ use agent_sync::{GroupCommit, Published, Watches};
 use bytes::Bytes;
 use spec::{
     codec::{self, RPC_LIMIT},
-    raft::{ClusterId, Config, Configuration, Member, Message, ServerId, Suffrage},
+    raft::{Config, Configuration, Message, ServerId},
     state::State,
     time::Instant,
 };
 use tokio::sync::watch;
 
-use super::{Gauges, Request, Response, Server, Shared, duties};
+use super::{Gauges, Request, Response, Server, Shared, duties, forming};
 use crate::{
     config::ServerSettings,
     driver::{
@@ -98,6 +101,12 @@ impl Handler for Dispatch {
         Box::pin(async move {
             let response = match (server, codec::decode::<Request, RPC_LIMIT>(&request)) {
                 (Some(server), Ok(request @ Request::Join { .. })) => server.admit(request).await,
+                (Some(server), Ok(Request::Formation(message))) => {
+                    if let Some(forming) = server.0.forming.get() {
+                        forming.receive(&message.0);
+                    }
+                    Response::Done
+                }
                 (Some(server), Ok(request)) => server.lead(request).await,
                 (None, _) => Response::NotLeader,
                 (_, Err(error)) => Response::Refused(format!("undecodable request: {error}")),
@@ -140,6 +149,7 @@ impl Observer for Watcher {
         }
         if let Some(shared) = self.server.0.get().and_then(std::sync::Weak::upgrade) {
             connect(&shared, &leadership.configuration);
+            forming::tell(&shared, leadership);
         }
         let before = self.leadership.send_replace(leadership.clone());
         if before.leads != leadership.leads || before.leader != leadership.leader {
@@ -289,8 +299,11 @@ impl Server {
             gauges,
             names: Mutex::new(names),
             known: Mutex::default(),
+            forming: OnceLock::new(),
+            joining: AtomicBool::new(false),
             fatal,
             threads: Mutex::default(),
+            runtime: tokio::runtime::Handle::current(),
             _lock: opened.lock,
         });
         let _ = wire.0.set(Arc::downgrade(&shared));
@@ -311,29 +324,8 @@ impl Server {
         }
         tokio::spawn(duties::run(Arc::downgrade(&shared)));
         let server = Self(shared);
-        if blank {
-            server.form();
-        }
+        server.form(opened.records)?;
         Ok(server)
-    }
-
-    /// Forms a cluster, alone where the configuration says so.
-    fn form(&self) {
-        let settings = &self.0.settings;
-        if settings.dev || settings.bootstrap || settings.bootstrap_expect == 1 {
-            let member = Member {
-                suffrage: Suffrage::Voter,
-                address: settings.advertise_address.to_string().into(),
-            };
-            let configuration = Configuration {
-                cluster: ClusterId(u128::from(random()) << 64 | u128::from(random())),
-                servers: BTreeMap::from([(self.0.id, member)]),
-            };
-            let _ = self.0.inbox.push(Input::Form(Arc::new(configuration)));
-        } else {
-            let server = self.clone();
-            tokio::spawn(async move { server.join_until_admitted().await });
-        }
     }
 
     /// Waits until this server knows a leader.

@@ -45,8 +45,6 @@ pub(super) enum Response {
     Unknown(String),
     /// The node's name.
     Name(String),
-    /// Of the formation.
-    Formation(Payload),
     /// The server is in this cluster.
     Joined(ClusterId),
 }
