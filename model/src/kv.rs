@@ -264,10 +264,12 @@ impl Step<'_> {
     fn modify_index_goes_up(&self) -> bool {
         let old = &self.before.kv().entries;
         let Command::Kv(_) = self.command else { return true };
+        let served = self.before.kv().index.max(self.before.epoch());
+        let highest = old.iter().map(|(_, entry)| entry.modify_index).fold(served, u64::max);
         self.after.kv().entries.iter().all(|(key, entry)| match old.get::<[u8]>(key) {
             Some(old) if old == entry => true,
             old => {
-                entry.modify_index > self.before.kv().index.max(self.before.epoch())
+                entry.modify_index > highest
                     && old.map_or(entry.modify_index, |old| old.create_index) == entry.create_index
             }
         })

@@ -33,9 +33,12 @@ async fn server() -> Server {
 }
 
 async fn agent(settings: Settings) -> Agent {
+    agent_of(server().await, settings).await
+}
+
+async fn agent_of(server: Server, settings: Settings) -> Agent {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let server = server().await;
     let api = Api::new(server.clone(), settings).unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let ended = tokio::spawn(serve(listener, api, async {
@@ -554,4 +557,37 @@ async fn a_snapshot_is_saved_and_restored_and_ends_every_wait() {
     let garbage = put(&agent, "/v1/snapshot", b"garbage").await;
     assert_eq!(garbage.status(), 500);
     assert_eq!(garbage.text(), "failed to decompress snapshot: unexpected EOF");
+}
+
+#[tokio::test]
+async fn without_a_leader_requests_are_held_and_refused_and_local_answers_still_come() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(ServerSettings {
+        dev: false,
+        data_dir: Some(directory.path().to_owned()),
+        bootstrap: false,
+        bootstrap_expect: 3,
+        rpc_hold_timeout: Duration::from_millis(200),
+        ..ServerSettings::dev("nl1", "127.0.0.1:0".parse().unwrap())
+    });
+    let agent = agent_of(server.await.unwrap(), recorded()).await;
+    assert_eq!(get(&agent, "/v1/status/leader").await.text(), "\"\"");
+    assert_eq!(get(&agent, "/v1/status/peers").await.text(), "[]");
+    assert_eq!(get(&agent, "/v1/catalog/datacenters").await.text(), "[\"dc1\"]");
+    for (method, path) in [
+        ("GET", "/v1/kv/x"),
+        ("GET", "/v1/kv/x?stale"),
+        ("GET", "/v1/kv/x?index=1&wait=10s"),
+        ("PUT", "/v1/kv/x"),
+        ("DELETE", "/v1/kv/x"),
+        ("GET", "/v1/operator/raft/configuration?stale"),
+        ("GET", "/v1/snapshot"),
+    ] {
+        let started = Instant::now();
+        let answer = request(&agent, method, path, "", b"").await;
+        assert_eq!((answer.status(), answer.text()), (500, "No cluster leader"), "{method} {path}");
+        assert_eq!(answer.header("X-Consul-Index"), None, "{method} {path}");
+        let held = started.elapsed();
+        assert!(held >= Duration::from_millis(200) && held < Duration::from_secs(5), "{held:?}");
+    }
 }
