@@ -161,7 +161,7 @@ async fn greet(shared: &Shared, stream: &mut TcpStream) -> io::Result<Option<Hel
         }
         Err(refusal) => {
             let from = stream.peer_addr().map_or_else(|_| String::new(), |from| from.to_string());
-            if refusal == (super::Refusal::Cluster { belongs_to: None }) {
+            if refusal == (Refusal::Cluster { belongs_to: None }) {
                 tracing::debug!(from, "a server connected before this one belongs to its cluster");
                 hello::refuse(stream, refusal).await?;
                 return Ok(None);
