@@ -65,6 +65,7 @@ enum Standing {
 
 /// What recoveries showed so far that no recovery may show.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 struct Faults {
     lost: bool,
     illegal: bool,
@@ -75,6 +76,7 @@ struct Faults {
 
 /// What the last action showed that some should show.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 struct Seen {
     torn: bool,
     unsynced_kept: bool,

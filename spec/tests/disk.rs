@@ -46,7 +46,7 @@ impl Log {
         let size = segment.len().max(SEGMENT).max(offset + bytes.len());
         segment.resize(size, 0);
         segment[offset..offset + bytes.len()].copy_from_slice(bytes);
-        let length = read_batch(bytes).unwrap().payload.len();
+        let length = read_batch(bytes).expect("sealed").payload.len();
         self.ends.push((sequence, offset + format::HEADER + length, self.durable.clone()));
     }
 
@@ -62,7 +62,9 @@ impl Log {
     fn append(&mut self, writes: &[Write]) {
         let mut batch = Vec::new();
         format::begin(&mut batch);
-        writes.iter().for_each(|write| format::push(write, &mut batch));
+        for write in writes {
+            format::push(write, &mut batch);
+        }
         let end = batch.len();
         let size = self.segments[&self.ledger.sequence()].len();
         if !self.ledger.fits(end, size) {
@@ -70,7 +72,9 @@ impl Log {
         }
         self.ledger.seal(&mut batch, end);
         let place = self.ledger.place();
-        writes.iter().for_each(|write| self.durable.fold(write));
+        for write in writes {
+            self.durable.fold(write);
+        }
         self.put(place.sequence, place.offset, &batch);
         self.ledger.synced(&batch, writes);
     }
@@ -78,7 +82,7 @@ impl Log {
     /// Prepares the next segment, from the oldest where that may be recycled; others that may are removed.
     fn recycle(&mut self) {
         while let Some(sequence) = self.ledger.recycle() {
-            let bytes = self.segments.remove(&sequence).unwrap();
+            let bytes = self.segments.remove(&sequence).expect("a live segment");
             self.ends.retain(|(of, ..)| *of != sequence);
             self.segments.entry(self.ledger.sequence() + 1).or_insert(bytes);
             self.recycled += 1;

@@ -139,9 +139,9 @@ impl Memory {
     pub fn damage(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
         let file = lock(&self.state).files.get(name).cloned();
         if let Some(file) = file {
-            let mut contents = lock(&file);
+            let contents = &mut *lock(&file);
             change(&mut contents.durable);
-            contents.cached = contents.durable.clone();
+            contents.cached.clone_from(&contents.durable);
         }
     }
 

@@ -117,7 +117,8 @@ pub fn open(
             "the log's last write was torn by a crash and nobody was told of it: dropped"
         );
     }
-    let (durable, snapshots) = check_snapshots(data_dir, Arc::new(directory(SNAPSHOTS)?), found)?;
+    let snapshots: Arc<dyn Directory> = Arc::new(directory(SNAPSHOTS)?);
+    let (durable, snapshots) = check_snapshots(data_dir, &snapshots, found)?;
     Ok(Opened {
         identity,
         blank,
@@ -202,7 +203,7 @@ fn name_data_dir(error: StorageError, data_dir: &Path) -> StorageError {
 /// reaches back to it.
 fn check_snapshots(
     data_dir: &Path,
-    directory: Arc<dyn Directory>,
+    directory: &Arc<dyn Directory>,
     found: Found,
 ) -> Result<(Durable, SnapshotStore), StorageError> {
     let Found { mut durable, older_snapshot, .. } = found;

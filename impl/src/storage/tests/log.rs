@@ -229,13 +229,11 @@ fn a_power_cut_at_any_point_of_rollover_and_recycling_loses_nothing() {
         for write in writes.flatten() {
             let mut next = acknowledged.clone();
             next.fold(&write);
-            match put(&mut store, 1, write) {
-                Ok(_) => acknowledged = next,
-                Err(_) => {
-                    failed = Some(next);
-                    break;
-                }
+            if put(&mut store, 1, write).is_err() {
+                failed = Some(next);
+                break;
             }
+            acknowledged = next;
         }
         let crashes = [
             memory.crash(|_, _| false),
