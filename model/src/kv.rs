@@ -9,10 +9,12 @@ use std::{collections::BTreeMap, sync::Arc};
 use spec::{
     raft::Index,
     state::{
-        Chunk, Command, Key, KvCommand, KvEntry, Outcome, State, Touched, Value, invariant,
+        Chunk, Command, Key, KvCommand, KvEntry, Outcome, SessionId, State, Touched, Value,
+        invariant,
         kv::Grave,
         restore,
         snapshot::{Loader, Saver},
+        table::Row,
     },
     time::ClusterTime,
 };
@@ -210,6 +212,19 @@ struct Step<'a> {
     touched: Vec<Touched>,
 }
 
+/// Entries that differ from one in a single field each.
+fn others(entry: &KvEntry) -> [KvEntry; 6] {
+    let KvEntry { flags, lock_index, create_index, modify_index, .. } = *entry;
+    [
+        KvEntry { value: Value::from("other"), ..entry.clone() },
+        KvEntry { flags: flags + 1, ..entry.clone() },
+        KvEntry { lock_index: lock_index + 1, ..entry.clone() },
+        KvEntry { session: Some(SessionId([0; 16])), ..entry.clone() },
+        KvEntry { create_index: create_index + 1, ..entry.clone() },
+        KvEntry { modify_index: modify_index + 1, ..entry.clone() },
+    ]
+}
+
 type Contents = BTreeMap<Key, (Value, u64)>;
 
 fn contents(state: &State) -> Contents {
@@ -286,6 +301,9 @@ impl Step<'_> {
         (before == after) == (before.digest() == after.digest())
             && (before.entries == after.entries)
                 == (before.entries.digest() == after.entries.digest())
+            && after.entries.iter().all(|(key, entry)| {
+                others(entry).iter().all(|other| other.digest(key) != entry.digest(key))
+            })
     }
 
     /// A server that starts from a snapshot of the state before comes to the same state.
