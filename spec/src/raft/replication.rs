@@ -251,12 +251,17 @@ impl Node {
         let fresh: Vec<Entry> = entries.into_iter().skip(known).collect();
         let Some(first) = fresh.first() else { return };
         let after = first.index.previous();
+        // Looked for in the whole log only where the entry of the one in force goes or another comes.
+        let reconfigures = self.membership.index > after
+            || fresh.iter().any(|entry| matches!(entry.request, Request::Configuration(_)));
         self.truncate(after);
         for entry in &fresh {
             self.log.push(entry.clone());
         }
         self.persist(Change::Append { after, entries: fresh }, turn);
-        self.reload_membership(turn);
+        if reconfigures {
+            self.reload_membership(turn);
+        }
     }
 
     /// Drops the entries behind `after`; what is on its way to the disk counts only up to there.
