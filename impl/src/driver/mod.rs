@@ -26,7 +26,7 @@ pub mod writer;
 
 use apply::Applier;
 use consensus::{Apply, Consensus, Input, Leadership, Outbox, Snapshot};
-use writer::{Writer, Written};
+use writer::Writer;
 
 /// How long a full disk is left alone before the same writes are tried again.
 const FULL_DISK_RETRY: Duration = Duration::from_secs(1);
@@ -234,24 +234,17 @@ impl Running {
                 Ok(None)
             }
             Host::Here(writer) => {
-                let waits = self.full_since.is_some_and(|since| since.elapsed() < FULL_DISK_RETRY);
-                if writes.is_empty() && (self.full_since.is_none() || waits) {
+                let due = self.full_since.is_some_and(|since| since.elapsed() >= FULL_DISK_RETRY);
+                if writes.is_empty() && !due {
                     return Ok(None);
                 }
-                match writer.turn(writes).map_err(|error| error.to_string())? {
-                    Written::Nothing => Ok(None),
-                    Written::Durable(ticket) => {
-                        if self.full_since.take().is_some() {
-                            let _ = self.core.inbox.push(Input::Full(false));
-                        }
-                        Ok(Some(Input::Durable(ticket)))
-                    }
-                    Written::Full => {
-                        let first = self.full_since.is_none();
-                        self.full_since = Some(std::time::Instant::now());
-                        Ok(first.then_some(Input::Full(true)))
-                    }
+                let durable = writer.turn(writes).map_err(|error| error.to_string())?;
+                let full = writer.is_full();
+                if full != self.full_since.is_some() {
+                    let _ = self.core.inbox.push(Input::Full(full));
                 }
+                self.full_since = full.then(std::time::Instant::now);
+                Ok(durable.map(Input::Durable))
             }
             Host::Moving => Ok(None),
         }
@@ -301,19 +294,12 @@ fn write_log(
             writer.seal();
             return Ok(());
         }
-        match writer.turn(&mut writes).map_err(|error| error.to_string())? {
-            Written::Nothing => {}
-            Written::Durable(ticket) => {
-                if std::mem::take(&mut full) {
-                    let _ = core.push(Input::Full(false));
-                }
-                let _ = core.push(Input::Durable(ticket));
-            }
-            Written::Full => {
-                if !std::mem::replace(&mut full, true) {
-                    let _ = core.push(Input::Full(true));
-                }
-            }
+        if let Some(ticket) = writer.turn(&mut writes).map_err(|error| error.to_string())? {
+            let _ = core.push(Input::Durable(ticket));
+        }
+        if writer.is_full() != full {
+            full = !full;
+            let _ = core.push(Input::Full(full));
         }
     }
 }

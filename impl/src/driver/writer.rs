@@ -11,43 +11,36 @@ pub struct Writer {
     backlog: Vec<(Ticket, Write)>,
 }
 
-/// What a turn came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Written {
-    /// Nothing was queued.
-    Nothing,
-    /// Everything up to here is durable.
-    Durable(Ticket),
-    /// The disk is full; nothing is lost, the same writes are tried again.
-    Full,
-}
-
 impl Writer {
     /// Writes to `storage`.
     pub fn new(storage: Box<dyn Storage>) -> Self {
         Self { storage, backlog: Vec::new() }
     }
 
-    /// Whether writes wait for room.
+    /// Whether proposals should be refused: writes wait for room, or the next ones soon would.
     pub fn is_full(&self) -> bool {
-        !self.backlog.is_empty()
+        !self.backlog.is_empty() || !self.storage.has_room()
     }
 
-    /// Writes and syncs all of `writes`.
+    /// Writes and syncs all of `writes`, and gives the last ticket that is durable now. Where the disk is full they wait
+    /// here for the next turn.
     ///
     /// Any error but a full disk is the last word of this log: what the disk holds is unknown, and a sync that is tried
     /// again may say yes without having written.
-    pub fn turn(&mut self, writes: &mut Vec<(Ticket, Write)>) -> Result<Written, StorageError> {
+    pub fn turn(
+        &mut self,
+        writes: &mut Vec<(Ticket, Write)>,
+    ) -> Result<Option<Ticket>, StorageError> {
         self.backlog.append(writes);
         if self.backlog.is_empty() {
-            return Ok(Written::Nothing);
+            return Ok(None);
         }
         match self.storage.append(&self.backlog) {
             Ok(ticket) => {
                 self.backlog.clear();
-                Ok(Written::Durable(ticket))
+                Ok(Some(ticket))
             }
-            Err(StorageError::Full { .. }) => Ok(Written::Full),
+            Err(error) if error.is_full() => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -59,5 +52,61 @@ impl Writer {
         {
             tracing::warn!("the log's end couldn't be marked: {error}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    };
+
+    use spec::raft::{Change, HardState};
+
+    use super::*;
+
+    struct Limited {
+        room: Arc<AtomicBool>,
+        tickets: Vec<Ticket>,
+    }
+
+    impl Storage for Limited {
+        fn append(&mut self, writes: &[(Ticket, Write)]) -> Result<Ticket, StorageError> {
+            if !self.has_room() {
+                return Err(StorageError::Full { what: "log", path: "log".into(), needed: 1 });
+            }
+            self.tickets.extend(writes.iter().map(|(ticket, _)| *ticket));
+            assert!(self.tickets.is_sorted(), "out of order");
+            Ok(self.tickets[self.tickets.len() - 1])
+        }
+
+        fn has_room(&self) -> bool {
+            self.room.load(Ordering::Relaxed)
+        }
+
+        fn seal(&mut self) -> Result<(), StorageError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn writes_that_found_no_room_are_written_first_once_there_is() {
+        let room = Arc::new(AtomicBool::new(true));
+        let storage = Limited { room: Arc::clone(&room), tickets: Vec::new() };
+        let mut writer = Writer::new(Box::new(storage));
+        let write = |n| {
+            let write = Write { hard_state: HardState::default(), change: Change::None };
+            vec![(Ticket(n), write)]
+        };
+        assert_eq!(writer.turn(&mut Vec::new()).unwrap(), None);
+        assert_eq!(writer.turn(&mut write(1)).unwrap(), Some(Ticket(1)));
+        room.store(false, Ordering::Relaxed);
+        assert!(writer.is_full());
+        assert_eq!(writer.turn(&mut write(2)).unwrap(), None);
+        room.store(true, Ordering::Relaxed);
+        assert!(writer.is_full(), "a write waits");
+        assert_eq!(writer.turn(&mut write(3)).unwrap(), Some(Ticket(3)));
+        assert!(!writer.is_full());
     }
 }
