@@ -404,8 +404,8 @@ impl Consensus {
         }
         self.promote(now, out);
         self.save(now, out);
-        if self.full && self.leadership().leads {
-            // A leader that can't write its log delays every commit by its own disk.
+        if self.full && self.leadership().leads && !self.node.is_lone_voter() {
+            // Another server, whose disk has room, can take writes. A lone voter leads on: it still serves reads.
             self.step(now, Event::Command(Command::StepDown), None, out);
         }
         self.check()
