@@ -458,19 +458,18 @@ fn raft_does_what_its_transcripts_say() {
         if std::env::var_os("BLESS").is_some() {
             fs::write(&path, answered).unwrap();
         } else {
-            let difference = text
-                .lines()
-                .zip(answered.lines())
-                .position(|(a, b)| a != b)
-                .map(|at| {
-                    format!(
-                        "line {}: expected `{}`, got `{}`",
-                        at + 1,
-                        text.lines().nth(at).unwrap_or(""),
-                        answered.lines().nth(at).unwrap_or("")
-                    )
-                })
-                .unwrap_or_else(|| "one ends earlier".to_owned());
+            let difference =
+                text.lines().zip(answered.lines()).position(|(a, b)| a != b).map_or_else(
+                    || "one ends earlier".to_owned(),
+                    |at| {
+                        format!(
+                            "line {}: expected `{}`, got `{}`",
+                            at + 1,
+                            text.lines().nth(at).unwrap_or(""),
+                            answered.lines().nth(at).unwrap_or("")
+                        )
+                    },
+                );
             wrong.push(format!("{}: {difference}", path.display()));
         }
     }

@@ -60,7 +60,7 @@ impl Handler for Recorder {
     fn call(&self, _caller: Caller, request: Bytes) -> Answer {
         Box::pin(async move {
             match std::str::from_utf8(&request).unwrap_or("") {
-                "never" => sleep(Duration::from_secs(3600)).await,
+                "never" => sleep(Duration::from_hours(1)).await,
                 other => {
                     if let Some(time) = other.strip_prefix("sleep ") {
                         sleep(Duration::from_millis(time.parse().unwrap())).await;

@@ -1,6 +1,7 @@
 //! The archive that users save and restore: a gzipped tar of `meta.json`, `state.bin` and `SHA256SUMS`, as Consul's.
 
 use std::{
+    fmt::Write as _,
     io::{Read, Write as _},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -68,7 +69,10 @@ fn pack(state: &State, term: u64) -> std::io::Result<Vec<u8>> {
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Unpacks and checks an archive; gives the state's stream.

@@ -338,8 +338,8 @@ impl Server {
     /// The servers in Raft; with `stale` as this server knows them, else once it knows a leader.
     pub async fn raft_configuration(&self, stale: bool) -> Result<RaftConfiguration, ServerError> {
         let mut leadership = self.0.leadership.clone();
-        let known = self.0.gauges.ever_led.load(Ordering::Relaxed);
-        if !(stale && known) && !leader_known(&mut leadership, self.hold()).await {
+        let enough = stale && self.0.gauges.ever_led.load(Ordering::Relaxed);
+        if !enough && !leader_known(&mut leadership, self.hold()).await {
             return Err(ServerError::NoLeader);
         }
         self.learn_names().await;

@@ -542,7 +542,7 @@ impl Formation {
         match &self.standing {
             Standing::Formed(set) if set.id == id => self.send(from, Message::Decided(id), turn),
             Standing::Blank | Standing::Promised(_) | Standing::Formed(_) | Standing::Joined(_) => {
-                self.send(from, Message::Release(id), turn)
+                self.send(from, Message::Release(id), turn);
             }
         }
     }
