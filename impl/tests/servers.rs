@@ -1,5 +1,7 @@
 //! Three servers in one process: replication, forwarding, linearizable reads, loss of the leader, restart from disk.
 
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+
 use std::{path::Path, time::Duration};
 
 use proconsul::{
