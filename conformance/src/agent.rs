@@ -215,7 +215,7 @@ impl Cluster {
         let mut agents = Vec::new();
         for (i, ports) in blocks.into_iter().enumerate() {
             let mut options = Options::ours(&format!("s{}", i + 1))?.config(config.clone());
-            options.arguments = addresses.clone();
+            options.arguments.clone_from(&addresses);
             options.arguments.push(format!("-bootstrap-expect={n}"));
             agents.push(Agent::start_on(ports, &options, folder.path())?);
         }
@@ -224,14 +224,9 @@ impl Cluster {
 
     /// The leader by the word of the servers that run: the one that itself says that it leads.
     pub fn leader(&mut self) -> Option<usize> {
-        for i in 0..self.agents.len() {
-            if self.agents[i].process.is_running()
-                && self.agents[i].leader() == Some(self.agents[i].server_address())
-            {
-                return Some(i);
-            }
-        }
-        None
+        self.agents.iter_mut().position(|agent| {
+            agent.process.is_running() && agent.leader() == Some(agent.server_address())
+        })
     }
 
     /// Waits until a server leads and every server that runs knows it.

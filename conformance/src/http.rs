@@ -175,7 +175,7 @@ impl Client {
         let Request { method, target, headers, body } = request;
         let mut head = format!("{method} {target} HTTP/1.1\r\nHost: {}\r\n", self.address);
         for (name, value) in *headers {
-            head += &format!("{name}: {value}\r\n");
+            head.extend([name, ": ", value, "\r\n"]);
         }
         let mut bytes = head.into_bytes();
         match body {

@@ -14,6 +14,7 @@
 //! | [`tidy`] | what the workspace holds itself to |
 
 pub mod agent;
+pub mod drill;
 pub mod http;
 pub mod linear;
 pub mod peers;

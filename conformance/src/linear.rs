@@ -321,7 +321,8 @@ mod tests {
                     1 => Get(state),
                     2 => Delete,
                     _ => {
-                        let expected = if random.next_u64() % 2 == 0 { state } else { Some(999) };
+                        let expected =
+                            if random.next_u64().is_multiple_of(2) { state } else { Some(999) };
                         cas(expected, n + 1, expected == state)
                     }
                 };

@@ -59,7 +59,7 @@ pub fn consul_cluster(
         agents.push(Agent::start(&options, folder.path())?);
     }
     for agent in &mut agents {
-        agent.wait_until_ready(Duration::from_secs(60))?;
+        agent.wait_until_ready(Duration::from_mins(1))?;
     }
     Ok(Some((agents, folder)))
 }
@@ -88,7 +88,7 @@ impl Etcd {
         }
         for server in &mut servers {
             let port = server.client_port();
-            wait_for("etcd's health", Duration::from_secs(60), || {
+            wait_for("etcd's health", Duration::from_mins(1), || {
                 let mut client = Client::new(([127, 0, 0, 1], port).into(), Duration::from_secs(2));
                 client.get("/health").ok().filter(|answer| answer.status == 200)
             })?;

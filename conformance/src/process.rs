@@ -56,7 +56,13 @@ impl Process {
             bail!("{} runs already", self.name);
         }
         let mut log = OpenOptions::new().create(true).append(true).open(&self.log)?;
-        writeln!(log, "---- {} starts: {:?} {:?}", self.name, self.program, self.arguments)?;
+        writeln!(
+            log,
+            "---- {} starts: {} {:?}",
+            self.name,
+            self.program.display(),
+            self.arguments
+        )?;
         let child = Command::new(&self.program)
             .args(&self.arguments)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))

@@ -7,7 +7,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use conformance::{
-    agent::workspace_root,
+    agent::{Cluster, workspace_root},
+    drill,
     sim::{self, Plan, Tally},
     tidy,
 };
@@ -21,6 +22,8 @@ cargo xtask COMMAND
   sim [--seed N] [--count M] [--minutes T] [--log]
                            M seeds of the simulator from N on, or as many as T minutes allow; without a seed also those
                            that once found something; --log prints the whole log of each
+  drill [--minutes T] [--seed N]
+                           writers through three real servers while they are killed, paused and started again
   loom                     the concurrent primitives under loom
   bench [ARGUMENTS]        the criterion benchmarks
   ci                       all that CI runs, in its order
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
         ["test", rest @ ..] => cargo(&[&["test", "--workspace"], rest].concat(), &[]),
         ["model", rest @ ..] => model(rest),
         ["sim", rest @ ..] => simulate(rest),
+        ["drill", rest @ ..] => drill(rest),
         ["loom"] => loom(),
         ["bench", rest @ ..] => cargo(&[&["bench", "-p", "benches"], rest].concat(), &[]),
         ["ci"] => run(Command::new("./.ci/run")),
@@ -92,6 +96,28 @@ fn tidy() -> Result<()> {
     }
     ensure!(findings.failures.is_empty(), "{} things to put right", findings.failures.len());
     println!("tidy");
+    Ok(())
+}
+
+fn drill(words: &[&str]) -> Result<()> {
+    let minutes = value(words, "--minutes")?.unwrap_or(5);
+    let seed = value(words, "--seed")?.unwrap_or(1);
+    let start = Instant::now();
+    let mut cluster = Cluster::start(3, &serde_json::json!({}))?;
+    let mut round = 0;
+    // A round ends with a check of its histories, so that a long drill keeps none of them for long.
+    while start.elapsed() < Duration::from_secs(60 * minutes) {
+        let left = Duration::from_secs(60 * minutes).saturating_sub(start.elapsed());
+        let plan = drill::Plan {
+            duration: left.min(Duration::from_mins(1)),
+            clients: 8,
+            pause: Duration::from_millis(1500),
+            seed: seed + round,
+        };
+        let tally = drill::run(&mut cluster, &plan).with_context(|| format!("round {round}"))?;
+        println!("{:>5.0} s: linearizable: {tally:?}", start.elapsed().as_secs_f64());
+        round += 1;
+    }
     Ok(())
 }
 

@@ -72,7 +72,7 @@ struct Story<'a> {
 
 impl Story<'_> {
     fn run_main(&mut self, kind: Kind, cases: &[&Case], scratch: &Path) -> Result<()> {
-        let (agents, target) = start_main(kind, scratch)?;
+        let (mut agents, target) = start_main(kind, scratch)?;
         prelude(&agents[0], kind)?;
         let mut relations = Relations::default();
         let mut last = 0;
@@ -87,6 +87,12 @@ impl Story<'_> {
                 let command = with_indexes(&step.command, &relations);
                 let observed = send(&command, &target);
                 self.judge(step, observed, &mut relations);
+            }
+        }
+        for agent in agents.iter_mut().filter(|agent| agent.process.id().is_some()) {
+            if !agent.process.is_running() {
+                let tail = agent.process.log_tail(60);
+                self.report.failures.push(format!("{} ended on its own:\n{tail}", agent.name));
             }
         }
         Ok(())
@@ -238,7 +244,7 @@ fn start_companions(agents: &mut Vec<Agent>, target: &mut Target, scratch: &Path
     let d2s1 = Agent::start(&options(Kind::Consul, "d2s1", other)?, scratch)?;
     target.ports.push((48300, d2s1.ports().port(1)));
     let mut s1 = agents[0].client();
-    crate::process::wait_for("the companions", Duration::from_secs(60), || {
+    crate::process::wait_for("the companions", Duration::from_mins(1), || {
         let nodes = s1.get("/v1/catalog/nodes").ok()?.json().ok()?;
         let there = s1.get("/v1/catalog/nodes?dc=dc2").ok()?.json().ok()?;
         (nodes.as_array()?.len() == 2 && there.as_array()?.len() == 1).then_some(())

@@ -64,15 +64,14 @@ fn split(line: &str) -> Vec<String> {
     let mut word: Option<String> = None;
     let mut quote = None;
     for c in line.chars() {
-        match quote {
-            Some(q) if c == q => quote = None,
-            Some(_) => word.get_or_insert_default().push(c),
-            None if c == '\'' || c == '"' => {
+        match (quote, c) {
+            (Some(q), c) if c == q => quote = None,
+            (None, '\'' | '"') => {
                 quote = Some(c);
                 word.get_or_insert_default();
             }
-            None if c == ' ' => words.extend(word.take()),
-            None => word.get_or_insert_default().push(c),
+            (None, ' ') => words.extend(word.take()),
+            (_, c) => word.get_or_insert_default().push(c),
         }
     }
     words.extend(word);

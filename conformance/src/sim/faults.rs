@@ -86,7 +86,7 @@ impl World {
 
     fn heal_later(&mut self) {
         self.tally.cuts += 1;
-        let delay = Duration::from_millis(50) + self.chance.jitter(Duration::from_millis(2000));
+        let delay = Duration::from_millis(50) + self.chance.jitter(Duration::from_secs(2));
         self.after(delay, Happening::Heal);
     }
 

@@ -29,7 +29,7 @@ impl Journal {
 
     /// Adds a line.
     pub fn line(&mut self, now: Instant, text: std::fmt::Arguments<'_>) {
-        let mut line = format!("{:>12.6} ", now.0 as f64 / 1e6);
+        let mut line = format!("{:>5}.{:06} ", now.0 / 1_000_000, now.0 % 1_000_000);
         let _ = line.write_fmt(text);
         // FNV-1a: the same on every machine and in every run.
         for byte in line.bytes() {

@@ -50,6 +50,10 @@ pub enum Broken {
 }
 
 /// How a run is made; drawn from the seed.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of its own in Raft's configuration"
+)]
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The seed of everything.

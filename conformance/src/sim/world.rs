@@ -153,7 +153,7 @@ impl World {
         self.run_until(Instant(0).after(plan.faulty), |_| false)?;
         self.become_calm();
         let mark = self.requests;
-        let deadline = self.now.after(Duration::from_secs(60));
+        let deadline = self.now.after(Duration::from_mins(1));
         self.run_until(deadline, |world| world.is_well(mark))?;
         let well = self.is_well(mark);
         self.tally.elections = self.ghosts.elections();
@@ -353,7 +353,7 @@ impl World {
                     }
                     self.servers[i].disk.pending.push_back((ticket, write));
                 }
-                Effect::Send { to, message, .. } => self.send(i, to, message)?,
+                Effect::Send { to, message, .. } => self.send(i, to, &message)?,
                 Effect::Arm { timer, delay } => {
                     let deadline = self.now.after(delay);
                     self.servers[i].timers.arm(timer, deadline);
@@ -379,11 +379,11 @@ impl World {
         }
     }
 
-    fn send(&mut self, i: usize, to_id: ServerId, message: Message) -> Result<(), Violation> {
+    fn send(&mut self, i: usize, to_id: ServerId, message: &Message) -> Result<(), Violation> {
         let from_id = self.servers[i].id;
-        self.ghosts.sent(from_id, to_id, &message, &self.servers[i].disk)?;
+        self.ghosts.sent(from_id, to_id, message, &self.servers[i].disk)?;
         let mut chunk = None;
-        if let Message::InstallSnapshot(install) = &message {
+        if let Message::InstallSnapshot(install) = message {
             let Some(file) = self.servers[i].disk.file(&install.meta) else {
                 let command = Command::SnapshotUnreadable(install.meta.id);
                 let run = self.servers[i].run;

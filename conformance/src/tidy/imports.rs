@@ -145,7 +145,7 @@ pub fn touches(sources: &[Source]) -> Vec<String> {
 }
 
 fn is_rust(path: &str) -> bool {
-    path.ends_with(".rs") && !path.contains("/tests/") && !path.ends_with("tests.rs")
+    super::has_extension(path, "rs") && !path.contains("/tests/") && !path.ends_with("tests.rs")
 }
 
 /// The part of a file before its tests.

@@ -87,3 +87,8 @@ fn metadata(root: &Path) -> Result<Value> {
 fn packages(metadata: &Value) -> impl Iterator<Item = &Value> {
     metadata["packages"].as_array().into_iter().flatten()
 }
+
+/// Whether a path's name ends so.
+fn has_extension(path: &str, extension: &str) -> bool {
+    Path::new(path).extension().is_some_and(|found| found == extension)
+}

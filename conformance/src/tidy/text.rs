@@ -43,7 +43,7 @@ fn has_path(line: &str, word: &str) -> bool {
 
 /// Rust files that grew long.
 pub fn long_files(sources: &[Source]) -> Vec<String> {
-    let rust = sources.iter().filter(|source| source.path.ends_with(".rs"));
+    let rust = sources.iter().filter(|source| super::has_extension(&source.path, "rs"));
     rust.filter(|source| source.text.lines().count() > LONG)
         .map(|source| format!("{} has {} lines", source.path, source.text.lines().count()))
         .collect()
