@@ -5,7 +5,7 @@
 //! in a simulator.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -27,6 +27,9 @@ use tokio::sync::oneshot;
 
 /// Bytes of proposals that one write and one message may carry.
 const MAX_PROPOSE_BYTES: usize = 4 << 20;
+
+/// How long a read's confirmation may take. Looked at with each turn, of which there is one at every timer at least.
+const READ_PATIENCE: Duration = Duration::from_millis(500);
 
 /// What became of a proposal.
 pub type Proposed = Result<(u64, Outcome), ProposeError>;
@@ -219,6 +222,7 @@ impl Leadership {
     }
 }
 
+type ReadReply = oneshot::Sender<Option<Index>>;
 type Answer = oneshot::Sender<Result<Index, Rejection>>;
 
 /// The Raft machine, its gate, its timers, and who waits for it.
@@ -232,7 +236,8 @@ pub struct Consensus {
     last_request: u64,
     proposed: HashMap<u64, oneshot::Sender<Proposed>>,
     waiting: VecDeque<(Index, Term, oneshot::Sender<Proposed>)>,
-    reads: HashMap<u64, Vec<oneshot::Sender<Option<Index>>>>,
+    /// Reads under way, in the order of their requests, each with when it was asked.
+    reads: BTreeMap<u64, (Instant, Vec<ReadReply>)>,
     answers: HashMap<u64, Answer>,
     caught_up: Option<ServerId>,
     full: bool,
@@ -284,7 +289,7 @@ impl Consensus {
             last_request: 0,
             proposed: HashMap::new(),
             waiting: VecDeque::new(),
-            reads: HashMap::new(),
+            reads: BTreeMap::new(),
             answers: HashMap::new(),
             caught_up: None,
             full: false,
@@ -327,6 +332,7 @@ impl Consensus {
         while let Some(timer) = self.timers.pop(now) {
             self.step(now, Event::Fire(timer), None, out);
         }
+        self.expire_reads(now);
         let mut proposals = Vec::new();
         let mut proposal_bytes = 0;
         let mut readers = Vec::new();
@@ -399,7 +405,7 @@ impl Consensus {
         if !readers.is_empty() {
             // All reads of a turn share one request, so a turn costs one round at most.
             let n = self.next_request();
-            self.reads.insert(n, readers);
+            self.reads.insert(n, (now, readers));
             self.step(now, Event::Command(Command::Read { n }), None, out);
         }
         self.promote(now, out);
@@ -504,16 +510,8 @@ impl Consensus {
                 }
             }
             Output::Committed(entries) => self.committed(entries, out),
-            Output::ReadReady { n, index } => {
-                for reply in self.reads.remove(&n).unwrap_or_default() {
-                    let _ = reply.send(Some(index));
-                }
-            }
-            Output::ReadFailed { n } => {
-                for reply in self.reads.remove(&n).unwrap_or_default() {
-                    let _ = reply.send(None);
-                }
-            }
+            Output::ReadReady { n, index } => self.answer_read(n, Some(index)),
+            Output::ReadFailed { n } => self.answer_read(n, None),
             Output::Changed { standing, .. } => {
                 out.changed = true;
                 if standing == Standing::Follower {
@@ -536,6 +534,23 @@ impl Consensus {
                 out.snapshots.push(Snapshot::Compacted { snapshot });
             }
             Output::Dropped(why) => tracing::warn!("raft: dropped a message: {why}"),
+        }
+    }
+
+    fn answer_read(&mut self, n: u64, index: Option<Index>) {
+        let (_, replies) = self.reads.remove(&n).unwrap_or_default();
+        for reply in replies {
+            let _ = reply.send(index);
+        }
+    }
+
+    /// Gives up on reads whose messages may be lost: whoever asked asks again.
+    fn expire_reads(&mut self, now: Instant) {
+        while let Some((&n, (asked, _))) = self.reads.first_key_value() {
+            if now.since(*asked) < READ_PATIENCE {
+                break;
+            }
+            self.answer_read(n, None);
         }
     }
 

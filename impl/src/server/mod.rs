@@ -49,9 +49,6 @@ use crate::{
     net::{RpcError, Transport},
 };
 
-/// How long a read's confirmation may take before it is asked for again: its message may be lost.
-const READ_RETRY: Duration = Duration::from_millis(500);
-
 /// How long another server may take to answer a forwarded request.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -229,7 +226,7 @@ impl Server {
             if self.0.inbox.send(Input::Read { reply }).is_err() {
                 return Err(ServerError::Unavailable("too many reads are waiting".to_owned()));
             }
-            if let Ok(Ok(Some(index))) = tokio::time::timeout(READ_RETRY, answer).await {
+            if let Ok(Some(index)) = answer.await {
                 if self.0.published.index() < index.0 {
                     let hold = *deadline.get_or_insert_with(|| self.hold());
                     let applied = self.0.published.wait_for(index.0);
