@@ -79,7 +79,7 @@ impl Node {
             return;
         }
         self.arm_election(turn);
-        if !self.is_voter() {
+        if !self.may_stand() {
             // A learner, a removed or a blank server doesn't stand, but it knows that it has no leader.
             return self.become_follower(None, turn);
         }

@@ -74,6 +74,21 @@ impl Node {
         self.membership.configuration.is_voter(&self.config.id)
     }
 
+    /// Whether this server may stand for election: it votes, or the entry that took its vote isn't known to be
+    /// committed.
+    ///
+    /// With voters 1-3, leader 1 removes 2 and then itself, which nobody receives, and is deposed by 3: of the two that
+    /// are left, only 1 has the longer log, so it alone can win, and bring 3 the entry that removes it (thesis §4.2.2).
+    pub(super) fn may_stand(&self) -> bool {
+        let uncommitted = self.membership.index > self.commit_index;
+        let voted = || {
+            let before = self.membership.index.previous();
+            let earlier = Membership::at(&self.log, self.snapshot.as_ref(), before);
+            earlier.configuration.is_voter(&self.config.id)
+        };
+        self.is_voter() || uncommitted && voted()
+    }
+
     /// Whether this server is the only voter.
     pub fn is_lone_voter(&self) -> bool {
         self.is_voter() && self.membership.configuration.voters().count() == 1

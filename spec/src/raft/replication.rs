@@ -198,7 +198,8 @@ impl Node {
         if term < self.hard_state.term {
             let result =
                 AppendResult::Conflict { rejected: previous.index, hint: SnapshotId::default() };
-            return self.answer_append(from, round, result, self.hard_state_ticket(), turn);
+            // No round: it is of the old term, and the sender may lead this one, too, and count it for a read of now.
+            return self.answer_append(from, 0, result, self.hard_state_ticket(), turn);
         }
         self.hear_leader(from, term, turn);
         let consecutive =
