@@ -48,7 +48,7 @@ pub struct SetId {
 }
 
 /// Servers that may become a cluster.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct ServerSet {
     /// Its name.
     pub id: SetId,
@@ -106,7 +106,7 @@ pub struct Durable {
 }
 
 /// What servers that look for a cluster send each other.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub enum Message {
     /// Who is there?
     Ask {
@@ -154,7 +154,7 @@ pub enum Message {
 }
 
 /// What a server says of itself.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub enum Presence {
     /// Blank, or promised to a set of which nothing is known.
     Blank {
