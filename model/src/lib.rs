@@ -26,8 +26,10 @@
 pub mod blocking;
 pub mod disk;
 pub mod expected;
+pub mod formation;
 pub mod kv;
 pub mod mutants;
+pub mod raft;
 mod scope;
 mod search;
 pub mod table;
@@ -40,12 +42,27 @@ pub use search::{Hunt, hash_of};
 
 /// Every scope that there is.
 pub fn scopes() -> Vec<Scope> {
-    [disk::scopes(), kv::scopes(), blocking::scopes()].concat()
+    [raft::scopes(), formation::scopes(), disk::scopes(), kv::scopes(), blocking::scopes()].concat()
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+
+    #[test]
+    fn the_smallest_scopes_hold_with_the_expected_numbers_of_states() {
+        let expected = super::expected::read().unwrap();
+        let small: Vec<_> = super::scopes()
+            .into_iter()
+            .filter(|scope| expected.get(scope.name).is_some_and(|states| *states < 3_000))
+            .collect();
+        assert!(!small.is_empty());
+        for scope in small {
+            let report = scope.check(2, &mut |_, _| ());
+            assert!(report.is_clean(), "{}: {:#?}", scope.name, report.properties);
+            assert_eq!(Some(&report.states), expected.get(scope.name), "{}", scope.name);
+        }
+    }
 
     #[test]
     fn every_scope_bears_a_name_of_its_own_and_has_an_expected_count() {

@@ -1,6 +1,6 @@
 //! Mutants: known bugs, put into `spec` one at a time, each of which a named property must catch.
 //!
-//! A mutant is one edit of one line, kept as data in `mutants.toml`. The runner applies it to a copy of `spec` and
+//! A mutant is one edit of one line (or of the few that guard against one bug together), kept as data in `mutants.toml`. The runner applies it to a copy of `spec` and
 //! `model`, builds there, and hunts for a counterexample of the named property in the named scope. A panic doesn't
 //! count, nor does another property; a line that doesn't match exactly once fails the run.
 
@@ -31,6 +31,9 @@ pub struct Mutant {
     pub line: String,
     /// What the line becomes; may be several lines.
     pub becomes: String,
+    /// Further lines of the file, where several guard against the same bug and each alone is enough.
+    #[serde(default)]
+    pub also: Vec<Edit>,
     /// The property that must catch it.
     pub property: String,
     /// The smallest scope in which it does.
@@ -40,6 +43,16 @@ pub struct Mutant {
     /// How to look for it.
     #[serde(default)]
     pub search: Hunt,
+}
+
+/// A line and what it becomes.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Edit {
+    /// The line, as in [`Mutant::line`].
+    pub line: String,
+    /// What it becomes.
+    pub becomes: String,
 }
 
 #[derive(Deserialize)]
@@ -66,18 +79,24 @@ pub fn read() -> anyhow::Result<Vec<Mutant>> {
 impl Mutant {
     /// The text of its file with the mutant in it.
     pub fn apply(&self, text: &str) -> anyhow::Result<String> {
-        let wanted = self.line.trim();
-        let matches = text.lines().filter(|line| line.trim() == wanted).count();
-        ensure!(
-            matches == 1,
-            "mutant {} ({}): the line `{wanted}` stands {matches} times in {}, not once",
-            self.number,
-            self.name,
-            self.file,
-        );
+        let first = Edit { line: self.line.clone(), becomes: self.becomes.clone() };
+        let mut edits: Vec<_> = std::iter::once(&first).chain(&self.also).collect();
+        for edit in &edits {
+            let wanted = edit.line.trim();
+            let matches = text.lines().filter(|line| line.trim() == wanted).count();
+            ensure!(
+                matches == 1,
+                "mutant {} ({}): the line `{wanted}` stands {matches} times in {}, not once",
+                self.number,
+                self.name,
+                self.file,
+            );
+        }
         let mut mutated = String::with_capacity(text.len() + self.becomes.len());
         for line in text.lines() {
-            mutated.push_str(if line.trim() == wanted { &self.becomes } else { line });
+            let edit = edits.iter().position(|edit| edit.line.trim() == line.trim());
+            let becomes = edit.map(|at| edits.swap_remove(at).becomes.as_str());
+            mutated.push_str(becomes.unwrap_or(line));
             mutated.push('\n');
         }
         Ok(mutated)
@@ -180,7 +199,22 @@ fn only_members(manifest: &str, members: &[&str]) -> anyhow::Result<String> {
     let workspace = workspace.context("the manifest has no [workspace]")?;
     workspace.insert("members".to_owned(), toml::Value::try_from(members)?);
     workspace.remove("default-members");
+    // Each mutant compiles spec and model again: what a fast build saves is more than what a fast search would.
+    if let Some(dev) = table.get_mut("profile").and_then(|profile| profile.get_mut("dev")) {
+        set(dev, "debug", toml::Value::Boolean(false));
+        for member in members {
+            if let Some(package) = dev.get_mut("package").and_then(|p| p.get_mut(*member)) {
+                set(package, "opt-level", toml::Value::Integer(1));
+            }
+        }
+    }
     Ok(toml::to_string(&table)?)
+}
+
+fn set(table: &mut toml::Value, key: &str, value: toml::Value) {
+    if let Some(table) = table.as_table_mut() {
+        table.insert(key.to_owned(), value);
+    }
 }
 
 /// Copies what changed, so that cargo builds no more than that; removes what is gone.
@@ -240,6 +274,7 @@ mod tests {
             file: "spec/src/lib.rs".to_owned(),
             line: line.to_owned(),
             becomes: "changed;".to_owned(),
+            also: Vec::new(),
             property: "p".to_owned(),
             scope: "s".to_owned(),
             tier: Tier::Ci,

@@ -1,0 +1,289 @@
+//! Watches a step, and notes what it broke: the properties that speak of steps rather than of states.
+
+use spec::{
+    machine::Event,
+    raft::{
+        Durable, Entry, HardState, Index, Message, Node, Role, ServerId, SnapshotMeta, Term, Timer,
+        Write, message::AppendResult,
+    },
+};
+
+use super::{
+    model::{RaftModel, id_at},
+    property::is_majority,
+    run::Listener,
+    world::{Ghosts, Packet, Server, World},
+};
+
+/// Properties of steps; a ghost remembers that one was broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    /// `election_safety`
+    ElectionSafety,
+    /// `leader_append_only`
+    LeaderAppendOnly,
+    /// `state_machine_safety`
+    StateMachineSafety,
+    /// `committed_on_durable_quorum`
+    CommittedOnDurableQuorum,
+    /// `monotone`
+    Monotone,
+    /// `vote_fixed_in_term`
+    VoteFixedInTerm,
+    /// `acks_durable`
+    AcksDurable,
+    /// `pre_vote_pure`
+    PreVotePure,
+    /// `steps_down_without_quorum`
+    StepsDownWithoutQuorum,
+    /// `snapshot_is_prefix`
+    SnapshotIsPrefix,
+    /// `linearizable_reads`
+    LinearizableReads,
+}
+
+impl Broken {
+    /// Its bit in [`Ghosts::broken`].
+    pub const fn bit(self) -> u32 {
+        1 << match self {
+            Self::ElectionSafety => 0,
+            Self::LeaderAppendOnly => 1,
+            Self::StateMachineSafety => 2,
+            Self::CommittedOnDurableQuorum => 3,
+            Self::Monotone => 4,
+            Self::VoteFixedInTerm => 5,
+            Self::AcksDurable => 6,
+            Self::PreVotePure => 7,
+            Self::StepsDownWithoutQuorum => 8,
+            Self::SnapshotIsPrefix => 9,
+            Self::LinearizableReads => 10,
+        }
+    }
+}
+
+/// Watches one server's step.
+pub struct Observer<'a> {
+    world: &'a World,
+    place: usize,
+    /// The ghosts, once they differ from the world's.
+    ghosts: Option<Ghosts>,
+    packets: Vec<Packet>,
+    /// A pre-vote was asked of it, in this term and with this vote; whether it may grant it.
+    pre_vote: Option<(HardState, bool)>,
+    /// A leader looks at its quorum, and hears none.
+    deaf: bool,
+}
+
+impl<'a> Observer<'a> {
+    /// Watches the server at a place from this world on.
+    pub fn new(_: &RaftModel, world: &'a World, place: usize) -> Self {
+        Self { world, place, ghosts: None, packets: Vec::new(), pre_vote: None, deaf: false }
+    }
+
+    fn ghosts(&self) -> &Ghosts {
+        self.ghosts.as_ref().unwrap_or_else(|| self.world.ghosts())
+    }
+
+    fn change(&mut self) -> &mut Ghosts {
+        self.ghosts.get_or_insert_with(|| self.world.ghosts().clone())
+    }
+
+    fn hold(&mut self, property: Broken, holds: bool) {
+        if !holds {
+            self.change().broken |= property.bit();
+        }
+    }
+
+    /// The ghosts, where they changed, and what was sent.
+    pub fn finish(mut self, server: &Server, restarted: bool) -> (Option<Ghosts>, Vec<Packet>) {
+        let before = self.world.server(self.place);
+        if restarted {
+            let own = id_at(self.place);
+            if self.ghosts().reads.iter().any(|(who, _, _)| *who == own) {
+                self.change().reads.retain(|(who, _, _)| *who != own);
+            }
+        } else {
+            self.compare(&before.node, &server.node);
+        }
+        let term = server.node.hard_state.term;
+        let leads = |node: &Node| matches!(node.role, Role::Leader(_));
+        let elected = leads(&server.node)
+            && (restarted || !leads(&before.node) || before.node.hard_state.term != term);
+        if elected {
+            // Once for each term, by one server: one that leads a term again after a crash forgot what it promised.
+            let own = id_at(self.place);
+            let first = self.change().leaders.insert(term, own).is_none();
+            self.hold(Broken::ElectionSafety, first);
+        }
+        if let Some((hard_state, free)) = self.pre_vote {
+            let granted = self.packets.iter().any(|packet| {
+                matches!(&packet.message, Message::Vote(vote) if vote.pre_vote && vote.granted)
+            });
+            let pure = server.node.hard_state == hard_state && (free || !granted);
+            self.hold(Broken::PreVotePure, pure);
+        }
+        if matches!(server.node.role, Role::PreCandidate { .. })
+            && !matches!(before.node.role, Role::PreCandidate { .. })
+        {
+            self.hold(Broken::PreVotePure, server.node.hard_state == before.node.hard_state);
+        }
+        if self.deaf {
+            self.hold(Broken::StepsDownWithoutQuorum, !leads(&server.node));
+        }
+        (self.ghosts, self.packets)
+    }
+
+    /// A machine before and after a step.
+    fn compare(&mut self, before: &Node, after: &Node) {
+        let (term_before, term_after) = (before.hard_state.term, after.hard_state.term);
+        let monotone = term_before <= term_after && before.commit_index <= after.commit_index;
+        self.hold(Broken::Monotone, monotone);
+        let fixed = term_before != term_after
+            || before.hard_state.voted_for.is_none()
+            || before.hard_state.voted_for == after.hard_state.voted_for;
+        self.hold(Broken::VoteFixedInTerm, fixed);
+        if let (Role::Leader(_), Role::Leader(_)) = (&before.role, &after.role)
+            && term_before == term_after
+        {
+            let kept = before
+                .log
+                .entries
+                .iter()
+                .filter(|entry| entry.index > after.log.base.index)
+                .all(|entry| after.log.get(entry.index) == Some(entry));
+            self.hold(Broken::LeaderAppendOnly, kept);
+        }
+    }
+
+    /// Whether a majority of the voters have an entry on their disks.
+    fn is_durable_on_quorum(&self, server: &Server, entry: &Entry) -> bool {
+        is_majority(&server.node.membership.configuration, |id| {
+            let place = super::model::place_of(*id);
+            let disk = if place == self.place {
+                &server.disk
+            } else {
+                match self.world.servers.get(place) {
+                    Some(server) => &server.value.disk,
+                    None => return false,
+                }
+            };
+            has_entry(disk, entry.index, entry.term)
+        })
+    }
+}
+
+/// Whether a disk has an entry, or a snapshot that holds it.
+pub fn has_entry(disk: &Durable, index: Index, term: Term) -> bool {
+    index <= disk.base.index
+        || disk.entries.iter().any(|entry| entry.index == index && entry.term == term)
+}
+
+impl Listener for Observer<'_> {
+    fn event(&mut self, node: &Node, event: &Event<Node>) {
+        match event {
+            Event::Receive { message: Message::RequestVote(request), .. } if request.pre_vote => {
+                let leads = matches!(node.role, Role::Leader(_));
+                let leased = node.config.check_quorum && (leads || node.lease);
+                self.pre_vote = Some((node.hard_state, !leased));
+            }
+            Event::Fire(Timer::QuorumCheck) => {
+                if let Role::Leader(leader) = &node.role {
+                    let own = node.config.id;
+                    self.deaf = !is_majority(&node.membership.configuration, |id| {
+                        *id == own || leader.progress.get(id).is_some_and(|p| p.active)
+                    });
+                }
+            }
+            Event::Receive { .. } | Event::Fire(_) | Event::Durable(_) | Event::Command(_) => {}
+        }
+    }
+
+    fn write(&mut self, disk: &Durable, write: &Write) {
+        let (before, after) = (disk.hard_state, write.hard_state);
+        self.hold(Broken::Monotone, before.term <= after.term);
+        let fixed = before.term != after.term
+            || before.voted_for.is_none()
+            || before.voted_for == after.voted_for;
+        self.hold(Broken::VoteFixedInTerm, fixed);
+    }
+
+    fn send(&mut self, disk: &Durable, to: ServerId, message: Message) {
+        let hard_state = disk.hard_state;
+        // Where the disk is in a later term already, what it promised in this one is past.
+        let durable = match &message {
+            Message::Vote(vote) if vote.granted && !vote.pre_vote => {
+                hard_state.term > vote.term
+                    || hard_state == HardState { term: vote.term, voted_for: Some(to) }
+            }
+            Message::Vote(vote) => vote.pre_vote || hard_state.term >= vote.term,
+            Message::RequestVote(request) => request.pre_vote || hard_state.term >= request.term,
+            Message::Appended(appended) => match appended.result {
+                AppendResult::Matched(index) => {
+                    hard_state.term > appended.term
+                        || hard_state.term == appended.term && disk.last_index() >= index
+                }
+                AppendResult::Conflict { .. } => hard_state.term >= appended.term,
+            },
+            Message::SnapshotReply(reply) => hard_state.term >= reply.term,
+            Message::AppendEntries(_)
+            | Message::InstallSnapshot(_)
+            | Message::TimeoutNow(_)
+            | Message::ReadIndex(_)
+            | Message::ReadIndexReply(_) => true,
+        };
+        self.hold(Broken::AcksDurable, durable);
+        self.packets.push(Packet { from: id_at(self.place), to, message });
+    }
+
+    fn commit(&mut self, server: &Server, entry: &Entry) {
+        // Applied in order, without a gap.
+        let next = server.applied.next() == entry.index;
+        let length = u64::try_from(self.ghosts().committed.len()).unwrap_or(u64::MAX);
+        let known = usize::try_from(entry.index.0.saturating_sub(1))
+            .ok()
+            .and_then(|at| self.ghosts().committed.get(at));
+        let same = match known {
+            Some((known, _)) => known == entry,
+            None => entry.index == Index(length + 1),
+        };
+        let new = known.is_none();
+        self.hold(Broken::StateMachineSafety, next && same);
+        if new {
+            let durable = self.is_durable_on_quorum(server, entry);
+            self.hold(Broken::CommittedOnDurableQuorum, durable);
+            let term = server.node.hard_state.term;
+            self.change().committed.push((entry.clone(), term));
+        }
+    }
+
+    fn restore(&mut self, meta: &SnapshotMeta) {
+        let holds = is_prefix(self.ghosts(), meta);
+        self.hold(Broken::SnapshotIsPrefix, holds);
+    }
+
+    fn read_ready(&mut self, n: u64, index: Index) {
+        let own = id_at(self.place);
+        let asked = self.ghosts().reads.iter().position(|(who, m, _)| *who == own && *m == n);
+        if let Some(at) = asked {
+            let (_, _, least) = self.change().reads.remove(at);
+            self.hold(Broken::LinearizableReads, index >= least);
+        }
+    }
+
+    fn read_failed(&mut self, n: u64) {
+        let own = id_at(self.place);
+        self.change().reads.retain(|(who, m, _)| *who != own || *m != n);
+    }
+}
+
+/// Whether a snapshot holds a prefix of what is committed, with the configuration of that prefix.
+pub fn is_prefix(ghosts: &Ghosts, meta: &SnapshotMeta) -> bool {
+    let length = usize::try_from(meta.id.index.0).unwrap_or(usize::MAX);
+    let Some(prefix) = ghosts.committed.get(..length) else { return false };
+    let configuration = prefix.iter().rev().find_map(|(entry, _)| match &entry.request {
+        spec::raft::Request::Configuration(configuration) => Some((entry.index, configuration)),
+        spec::raft::Request::Noop | spec::raft::Request::Command(_) => None,
+    });
+    prefix.last().is_some_and(|(entry, _)| entry.term == meta.id.term)
+        && configuration == Some((meta.configuration_index, &meta.configuration))
+}

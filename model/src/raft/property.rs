@@ -1,0 +1,308 @@
+//! The properties of Raft, by the names that prose, code and tests use.
+
+use std::collections::BTreeSet;
+
+use spec::raft::{
+    Configuration, Index, Node, Request, Role, ServerId, SnapshotId, Suffrage, invariant,
+};
+use stateright::Property;
+
+use super::{
+    model::{RaftModel, place_of},
+    observe::{Broken, has_entry, is_prefix},
+    progress,
+    world::{Server, State, World},
+};
+
+/// What a scope asks for besides what its budgets do.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Watch {
+    /// Whether `progress` is checked: a schedule run from each state.
+    pub progress: bool,
+}
+
+type Condition = fn(&RaftModel, &State) -> bool;
+
+/// The properties of a scope: those that always hold, and what must happen in it lest it be vacuous.
+pub fn of(model: &RaftModel) -> Vec<Property<RaftModel>> {
+    let most = &model.bounds.most;
+    let mut always: Vec<(&'static str, Condition)> = vec![
+        ("election_safety", |_, s| unbroken(s, Broken::ElectionSafety)),
+        ("leader_append_only", |_, s| unbroken(s, Broken::LeaderAppendOnly)),
+        ("log_matching", |_, s| log_matching(&s.world)),
+        ("leader_completeness", |_, s| leader_completeness(&s.world)),
+        ("state_machine_safety", |_, s| unbroken(s, Broken::StateMachineSafety)),
+        ("committed_on_durable_quorum", |_, s| unbroken(s, Broken::CommittedOnDurableQuorum)),
+        ("committed_immutable", |_, s| committed_immutable(&s.world)),
+        ("monotone", |_, s| unbroken(s, Broken::Monotone)),
+        ("vote_fixed_in_term", |_, s| unbroken(s, Broken::VoteFixedInTerm)),
+        ("acks_durable", |_, s| unbroken(s, Broken::AcksDurable)),
+        ("match_index_durable", |_, s| match_index_durable(&s.world)),
+        ("log_consecutive", |_, s| nodes(s, invariant::log_consecutive)),
+        ("indexes_ordered", |_, s| nodes(s, invariant::indexes_ordered)),
+        ("terms_ordered", |_, s| nodes(s, invariant::terms_ordered)),
+        ("role_consistent", |_, s| nodes(s, invariant::role_consistent)),
+    ];
+    let mut sometimes: Vec<(&'static str, Condition)> =
+        vec![("elects", |_, s| !s.world.ghosts().leaders.is_empty())];
+    if model.bounds.pre_vote {
+        always.push(("pre_vote_pure", |_, s| unbroken(s, Broken::PreVotePure)));
+        sometimes.push(("asks_for_pre_votes", |_, s| {
+            any(s, |node| matches!(node.role, Role::PreCandidate { .. }))
+        }));
+    }
+    if model.bounds.check_quorum {
+        always.push(("steps_down_without_quorum", |_, s| {
+            unbroken(s, Broken::StepsDownWithoutQuorum)
+        }));
+        sometimes.push(("leader_leased", |_, s| any(s, |node| node.lease)));
+    }
+    let elections = usize::from(most.timeouts) + usize::from(!model.bounds.start.is_empty());
+    if model.bounds.terms > 1 && elections > 1 {
+        sometimes.push(("elects_again", |_, s| s.world.ghosts().leaders.len() > 1));
+    }
+    if most.requests > 0 {
+        sometimes
+            .push(("commits_request", |_, s| commits(s, |r| matches!(r, Request::Command(_)))));
+    }
+    if most.crashes > 0 && model.bounds.split_disk {
+        sometimes.push(("crash_may_lose_write", |model, s| {
+            s.world.spent.crashes < model.bounds.most.crashes
+                && s.world.servers.iter().any(|server| !server.value.pending.is_empty())
+        }));
+    }
+    if most.crashes > 0 {
+        sometimes.push(("crashes", |_, s| s.world.spent.crashes > 0));
+    }
+    if most.changes > 0 || model.bounds.learners > 0 {
+        always.push(("one_change_at_a_time", |_, s| one_change_at_a_time(&s.world)));
+        always.push(("quorum_overlap", |_, s| quorum_overlap(&s.world)));
+    }
+    if most.changes > 0 {
+        sometimes.push(("commits_configuration", |_, s| {
+            s.world
+                .ghosts()
+                .committed
+                .iter()
+                .skip(1)
+                .any(|(entry, _)| matches!(entry.request, Request::Configuration(_)))
+        }));
+    }
+    if most.snapshots > 0 {
+        always.push(("snapshot_is_prefix", |_, s| snapshot_is_prefix(s)));
+        sometimes.push(("compacts", |_, s| any(s, |node| node.log.base.index > Index(0))));
+        sometimes.push(("installs_snapshot", |_, s| {
+            let snapshots = s.world.servers.iter().filter(|p| p.value.disk.snapshot.is_some());
+            snapshots.count() > usize::from(s.world.spent.snapshots)
+        }));
+    }
+    if most.transfers > 0 {
+        sometimes.push(("asked_to_lead", |_, s| {
+            s.world
+                .packets
+                .iter()
+                .any(|packet| matches!(packet.value.message, spec::raft::Message::TimeoutNow(_)))
+        }));
+    }
+    if most.reads > 0 {
+        always.push(("linearizable_reads", |_, s| unbroken(s, Broken::LinearizableReads)));
+        sometimes.push(("answers_read", |_, s| {
+            s.world.spent.reads > 0 && s.world.ghosts().reads.is_empty()
+        }));
+    }
+    if model.watch.progress {
+        always.push(("progress", |_, s| progress::progresses(&s.world)));
+    }
+    let always = always.into_iter().map(|(name, condition)| Property::always(name, condition));
+    let sometimes =
+        sometimes.into_iter().map(|(name, condition)| Property::sometimes(name, condition));
+    always.chain(sometimes).collect()
+}
+
+fn unbroken(state: &State, property: Broken) -> bool {
+    state.world.ghosts().broken & property.bit() == 0
+}
+
+fn nodes(state: &State, holds: fn(&Node) -> bool) -> bool {
+    state.world.servers.iter().all(|server| holds(&server.value.node))
+}
+
+fn any(state: &State, holds: impl Fn(&Node) -> bool) -> bool {
+    state.world.servers.iter().any(|server| holds(&server.value.node))
+}
+
+fn commits(state: &State, wanted: impl Fn(&Request) -> bool) -> bool {
+    state.world.ghosts().committed.iter().any(|(entry, _)| wanted(&entry.request))
+}
+
+/// Two logs that have an entry of the same index and term have the same entries up to it.
+pub fn log_matching(world: &World) -> bool {
+    let servers: Vec<&Server> = world.servers.iter().map(|part| &part.value).collect();
+    servers
+        .iter()
+        .enumerate()
+        .all(|(at, a)| servers.iter().skip(at + 1).all(|b| logs_match(&a.node, &b.node)))
+}
+
+fn logs_match(a: &Node, b: &Node) -> bool {
+    let base = a.log.base.index.max(b.log.base.index);
+    let last = a.log.last_index().min(b.log.last_index());
+    let mut equal = true;
+    for index in (base.0 + 1..=last.0).map(Index) {
+        let (Some(x), Some(y)) = (a.log.get(index), b.log.get(index)) else { return false };
+        // Where the terms agree, this entry is the same and so was everything before it.
+        if x.term == y.term && (x != y || !equal) {
+            return false;
+        }
+        equal = x == y;
+    }
+    true
+}
+
+/// A leader has every entry that was committed in an earlier term.
+///
+/// Without the term of the commit the property would accuse a leader that was deposed and doesn't know it yet.
+pub fn leader_completeness(world: &World) -> bool {
+    world.servers.iter().all(|server| {
+        let node = &server.value.node;
+        let Role::Leader(_) = node.role else { return true };
+        world.ghosts().committed.iter().all(|(entry, committed_in)| {
+            *committed_in >= node.hard_state.term
+                || entry.index <= node.log.base.index
+                || node.log.get(entry.index) == Some(entry)
+        })
+    })
+}
+
+/// What a server knows to be committed is what was committed, and stays so.
+pub fn committed_immutable(world: &World) -> bool {
+    let committed = &world.ghosts().committed;
+    world.servers.iter().all(|server| {
+        let node = &server.value.node;
+        let entries = node.log.entries.iter().filter(|entry| entry.index <= node.commit_index);
+        entries.into_iter().all(|entry| {
+            let at = usize::try_from(entry.index.0.saturating_sub(1)).unwrap_or(usize::MAX);
+            committed.get(at).is_none_or(|(known, _)| known == entry)
+        })
+    })
+}
+
+/// A follower durably has what its leader counts it for, and the same.
+pub fn match_index_durable(world: &World) -> bool {
+    world.servers.iter().all(|server| {
+        let node = &server.value.node;
+        let Role::Leader(leader) = &node.role else { return true };
+        leader.progress.iter().all(|(id, progress)| {
+            let Some(follower) = world.servers.get(place_of(*id)) else { return true };
+            let disk = &follower.value.disk;
+            // A follower that has moved on to a later term may have dropped what this leader still counts.
+            if disk.hard_state.term != node.hard_state.term {
+                return true;
+            }
+            let matched = progress.match_index;
+            match node.log.term_at(matched) {
+                Some(term) => {
+                    let id = SnapshotId { index: matched, term };
+                    matched == Index(0) || has_entry(disk, id.index, id.term)
+                }
+                None => matched <= disk.last_index(),
+            }
+        })
+    })
+}
+
+/// No leader has two configurations in its log that aren't committed.
+pub fn one_change_at_a_time(world: &World) -> bool {
+    let committed = u64::try_from(world.ghosts().committed.len()).unwrap_or(u64::MAX);
+    world.servers.iter().all(|server| {
+        let node = &server.value.node;
+        let Role::Leader(_) = node.role else { return true };
+        let pending = node.log.entries.iter().filter(|entry| {
+            entry.index > Index(committed) && matches!(entry.request, Request::Configuration(_))
+        });
+        pending.count() <= 1
+    })
+}
+
+/// Of any two servers that a quorum of their own configuration would elect, the configurations' quorums overlap.
+///
+/// A server with an old configuration may well exist: what counts is that nobody would elect it.
+pub fn quorum_overlap(world: &World) -> bool {
+    let electable: Vec<&Configuration> = world
+        .servers
+        .iter()
+        .map(|server| &server.value.node)
+        .filter(|node| is_electable(node, world))
+        .map(|node| &*node.membership.configuration)
+        .collect();
+    electable
+        .iter()
+        .enumerate()
+        .all(|(at, a)| electable.iter().skip(at + 1).all(|b| quorums_overlap(a, b)))
+}
+
+fn is_electable(node: &Node, world: &World) -> bool {
+    let configuration = &node.membership.configuration;
+    let own = node.log.last();
+    voters(configuration).contains(&node.config.id)
+        && is_majority(configuration, |id| {
+            world.servers.get(place_of(*id)).is_some_and(|voter| {
+                let last = voter.value.node.log.last();
+                (own.term, own.index) >= (last.term, last.index)
+            })
+        })
+}
+
+fn quorums_overlap(a: &Configuration, b: &Configuration) -> bool {
+    let (a, b) = (voters(a), voters(b));
+    let shared = a.intersection(&b).count();
+    // Two quorums that avoid each other take what only one side has first, and share out the rest.
+    let needed = |of: &BTreeSet<ServerId>| (of.len() / 2 + 1).saturating_sub(of.len() - shared);
+    needed(&a) + needed(&b) > shared
+}
+
+// What a voter and a majority are is said here again: properties that asked the machine would believe its mutants.
+
+fn voters(configuration: &Configuration) -> BTreeSet<ServerId> {
+    let servers = configuration.servers.iter();
+    servers.filter(|(_, member)| member.suffrage == Suffrage::Voter).map(|(id, _)| *id).collect()
+}
+
+/// Whether more than half of the voters do.
+pub fn is_majority(configuration: &Configuration, does: impl Fn(&ServerId) -> bool) -> bool {
+    let voters = voters(configuration);
+    2 * voters.iter().filter(|id| does(id)).count() > voters.len()
+}
+
+/// Every snapshot holds a prefix of what is committed, and the configuration of that prefix.
+pub fn snapshot_is_prefix(state: &State) -> bool {
+    let ghosts = state.world.ghosts();
+    unbroken(state, Broken::SnapshotIsPrefix)
+        && state.world.servers.iter().all(|server| {
+            let Server { node, disk, .. } = &server.value;
+            [&node.snapshot, &disk.snapshot].into_iter().flatten().all(|m| is_prefix(ghosts, m))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::model::id_at;
+    use spec::raft::{Member, Suffrage};
+
+    fn configuration(voters: &[usize]) -> Configuration {
+        let member = Member { suffrage: Suffrage::Voter, address: "".into() };
+        let servers = voters.iter().map(|place| (id_at(*place), member.clone())).collect();
+        Configuration { servers, ..Configuration::default() }
+    }
+
+    #[test]
+    fn quorums_overlap_where_one_server_changed_and_not_where_two_did() {
+        let four = configuration(&[0, 1, 2, 3]);
+        assert!(quorums_overlap(&four, &configuration(&[0, 1, 2])));
+        assert!(quorums_overlap(&four, &configuration(&[0, 1, 2, 3, 4])));
+        assert!(!quorums_overlap(&configuration(&[0, 1, 2]), &configuration(&[1, 2, 3])));
+        assert!(!quorums_overlap(&configuration(&[0, 1, 2, 3, 4]), &configuration(&[1, 2, 3])));
+        assert!(quorums_overlap(&configuration(&[0, 1, 2]), &configuration(&[0, 1, 2])));
+    }
+}

@@ -1,0 +1,336 @@
+//! The bounds within which Raft is explored.
+
+use super::{
+    model::{
+        Bounds,
+        Change::{Promote, Remove},
+        Disk, RaftModel,
+        Start::{Append, Commit, Elect},
+    },
+    property::Watch,
+    world::Spent,
+};
+use crate::{
+    Scope,
+    Tier::{self, Ci, Deep},
+};
+
+type Clauses = &'static [&'static str];
+
+/// What every scope checks: identity, durability, votes, the log.
+const CORE: Clauses = &[
+    "RAFT-1", "RAFT-3", "RAFT-5", "RAFT-6", "RAFT-7", "RAFT-12", "RAFT-13", "RAFT-14", "RAFT-15",
+    "RAFT-16", "RAFT-17", "RAFT-18", "RAFT-19", "RAFT-20", "RAFT-21",
+];
+const DISK: Clauses = &["RAFT-1", "RAFT-2", "RAFT-3", "RAFT-4", "RAFT-5", "RAFT-7"];
+const PRE_VOTE: Clauses = &["RAFT-5", "RAFT-6", "RAFT-7", "RAFT-8", "RAFT-9"];
+const MEMBERSHIP: Clauses =
+    &["RAFT-11", "RAFT-23", "RAFT-24", "RAFT-25", "RAFT-26", "RAFT-27", "RAFT-28"];
+const LONE: Clauses = &["RAFT-4", "RAFT-7", "RAFT-10", "RAFT-26"];
+const SNAPSHOT: Clauses = &["RAFT-28", "RAFT-29", "RAFT-30", "RAFT-31"];
+const TRANSFER: Clauses = &["RAFT-8", "RAFT-9", "RAFT-32", "RAFT-33"];
+const READS: Clauses = &["READ-1", "READ-2", "READ-3", "READ-4", "READ-5", "READ-6", "READ-7"];
+
+/// A scope that checks safety.
+fn safe(
+    name: &'static str,
+    tier: Tier,
+    clauses: Clauses,
+    about: &'static str,
+    bounds: Bounds,
+) -> Scope {
+    Scope::new(name, tier, about, clauses, RaftModel::new(bounds, Watch { progress: false }))
+}
+
+/// A scope that checks safety, and `progress` from each of its states.
+fn live(
+    name: &'static str,
+    tier: Tier,
+    clauses: Clauses,
+    about: &'static str,
+    bounds: Bounds,
+) -> Scope {
+    Scope::new(name, tier, about, clauses, RaftModel::new(bounds, Watch { progress: true }))
+}
+
+const NONE: Spent = Spent {
+    timeouts: 0,
+    requests: 0,
+    crashes: 0,
+    heartbeats: 0,
+    quorum_checks: 0,
+    changes: 0,
+    snapshots: 0,
+    transfers: 0,
+    reads: 0,
+};
+
+/// The scopes of Raft.
+pub fn scopes() -> Vec<Scope> {
+    let mut all = elections();
+    all.extend(logs());
+    all.extend(clusters());
+    all
+}
+
+/// Terms, votes, disks.
+fn elections() -> Vec<Scope> {
+    vec![
+        live(
+            "raft-election",
+            Ci,
+            CORE,
+            "3 servers, 2 terms, 3 timeouts, a crash.",
+            Bounds {
+                terms: 2,
+                most: Spent { timeouts: 3, crashes: 1, ..NONE },
+                ..Bounds::default()
+            },
+        ),
+        live(
+            "raft-pre-vote",
+            Ci,
+            PRE_VOTE,
+            "3 servers with pre-vote and CheckQuorum, 2 terms, 3 timeouts.",
+            Bounds {
+                terms: 2,
+                most: Spent { timeouts: 3, quorum_checks: 1, ..NONE },
+                pre_vote: true,
+                check_quorum: true,
+                ..Bounds::default()
+            },
+        ),
+        safe(
+            "raft-split-disk",
+            Ci,
+            DISK,
+            "3 servers whose writes take time, 1 term, 2 timeouts, a crash that keeps any prefix.",
+            split_disk(1),
+        ),
+        safe("raft-split-disk-2-terms", Deep, DISK, "The same with 2 terms.", split_disk(2)),
+    ]
+}
+
+/// Server 1 led term 2 and reached nobody; server 3 led term 3, by the vote of server 2, and reached nobody. Raft's
+/// figure 8 goes on from here: server 1 brings its entry to server 2 in term 4, server 3 overrules it in term 5.
+const FIGURE_8: &[Disk] = &[
+    Disk { term: 3, vote: None, terms: &[2] },
+    Disk { term: 3, vote: Some(2), terms: &[] },
+    Disk { term: 3, vote: Some(2), terms: &[3] },
+];
+
+/// The same with a second entry of term 2, further on: server 2 acknowledged both in term 4; server 3 led term 5 and
+/// overruled them on both others, but its first entry of that term reached nobody.
+const OLD_ACKS: &[Disk] = &[
+    Disk { term: 5, vote: None, terms: &[3] },
+    Disk { term: 5, vote: Some(2), terms: &[3] },
+    Disk { term: 5, vote: Some(2), terms: &[3, 5] },
+];
+
+/// Replication and commitment.
+fn logs() -> Vec<Scope> {
+    vec![
+        safe(
+            "raft-replication",
+            Ci,
+            CORE,
+            "3 servers, 2 terms, a request, a crash.",
+            Bounds {
+                terms: 2,
+                most: Spent { timeouts: 2, requests: 1, crashes: 1, ..NONE },
+                ..Bounds::default()
+            },
+        ),
+        safe(
+            "raft-conflict",
+            Deep,
+            CORE,
+            "3 servers, 3 terms.",
+            Bounds { terms: 3, most: Spent { timeouts: 3, ..NONE }, ..Bounds::default() },
+        ),
+        safe(
+            "raft-figure-8",
+            Ci,
+            CORE,
+            "3 servers, of which one holds an entry of term 2 and another one of term 3 at the same place: 2 more terms.",
+            Bounds {
+                terms: 4,
+                most: Spent { timeouts: 2, ..NONE },
+                disks: FIGURE_8,
+                ..Bounds::default()
+            },
+        ),
+        safe(
+            "raft-old-acks",
+            Ci,
+            CORE,
+            "3 servers in term 5, and an acknowledgement of term 4 for an entry that was overruled: another term.",
+            Bounds {
+                terms: 5,
+                most: Spent { timeouts: 1, requests: 1, ..NONE },
+                // An acknowledgement of an old term is dead. That it is, is what this scope looks at.
+                drop_dead: false,
+                disks: OLD_ACKS,
+                acks: &[(1, 0, 4, 3)],
+                ..Bounds::default()
+            },
+        ),
+    ]
+}
+
+/// Learners, changes of membership, snapshots, transfers, reads.
+fn clusters() -> Vec<Scope> {
+    vec![
+        live(
+            "raft-learner",
+            Ci,
+            MEMBERSHIP,
+            "2 voters and a learner, 2 terms, a request.",
+            Bounds {
+                voters: 2,
+                learners: 1,
+                terms: 2,
+                most: Spent { timeouts: 2, requests: 1, ..NONE },
+                ..Bounds::default()
+            },
+        ),
+        live(
+            "raft-lone-voter",
+            Ci,
+            LONE,
+            "A lone voter and a learner, writes that take time, 1 term, 2 requests, a crash.",
+            lone_voter(1),
+        ),
+        safe("raft-lone-voter-2-terms", Deep, LONE, "The same with 2 terms.", lone_voter(2)),
+        safe(
+            "raft-membership",
+            Ci,
+            MEMBERSHIP,
+            "4 voters of which a leader removes one, and another leader another.",
+            Bounds {
+                voters: 4,
+                terms: 2,
+                most: Spent { timeouts: 1, changes: 2, ..NONE },
+                start: &[Elect(0, &[])],
+                changes: &[Remove(0), Remove(3)],
+                ..Bounds::default()
+            },
+        ),
+        live(
+            "raft-removal",
+            Ci,
+            MEMBERSHIP,
+            "3 voters of which a leader removes two, one by one, itself perhaps among them; an election.",
+            Bounds {
+                terms: 2,
+                most: Spent { timeouts: 1, changes: 2, ..NONE },
+                start: &[Elect(0, &[])],
+                changes: &[Remove(0), Remove(1), Remove(2)],
+                ..Bounds::default()
+            },
+        ),
+        live(
+            "raft-promotion",
+            Ci,
+            MEMBERSHIP,
+            "A voter and a learner that is promoted, and removed, with a snapshot between.",
+            Bounds {
+                voters: 1,
+                learners: 1,
+                terms: 2,
+                most: Spent { timeouts: 1, changes: 2, snapshots: 1, heartbeats: 1, ..NONE },
+                changes: &[Promote(1), Remove(1)],
+                ..Bounds::default()
+            },
+        ),
+        live(
+            "raft-snapshot",
+            Ci,
+            SNAPSHOT,
+            "3 servers, one behind, and a snapshot that overtakes it; an election.",
+            Bounds {
+                terms: 2,
+                most: Spent { timeouts: 1, snapshots: 1, heartbeats: 1, ..NONE },
+                start: &[Elect(0, &[2])],
+                chunks: 2,
+                ..Bounds::default()
+            },
+        ),
+        live(
+            "raft-install",
+            Ci,
+            SNAPSHOT,
+            "3 servers, a deposed leader with entries that nobody else has, and a snapshot that replaces them.",
+            Bounds {
+                terms: 3,
+                most: Spent { requests: 1, snapshots: 1, heartbeats: 2, ..NONE },
+                start: &[Elect(0, &[]), Append(0), Append(0), Elect(1, &[0])],
+                ..Bounds::default()
+            },
+        ),
+        live(
+            "raft-transfer",
+            Ci,
+            TRANSFER,
+            "3 servers, a leader that hands over, and a request meanwhile.",
+            Bounds {
+                terms: 2,
+                most: Spent { transfers: 1, requests: 1, timeouts: 1, ..NONE },
+                pre_vote: true,
+                check_quorum: true,
+                start: &[Elect(0, &[])],
+                ..Bounds::default()
+            },
+        ),
+        safe(
+            "raft-read",
+            Ci,
+            READS,
+            "3 servers, a read at any of them, an election that the old leader may not know of.",
+            read(0),
+        ),
+        safe(
+            "raft-read-restart",
+            Ci,
+            READS,
+            "2 servers, two reads, a request, and a crash of who asked.",
+            Bounds {
+                voters: 2,
+                terms: 1,
+                most: Spent { reads: 2, requests: 1, crashes: 1, ..NONE },
+                eager_commit: true,
+                start: &[Elect(0, &[])],
+                ..Bounds::default()
+            },
+        ),
+    ]
+}
+
+fn split_disk(terms: u64) -> Bounds {
+    Bounds {
+        terms,
+        most: Spent { timeouts: 2, crashes: 1, ..NONE },
+        split_disk: true,
+        ..Bounds::default()
+    }
+}
+
+fn lone_voter(terms: u64) -> Bounds {
+    Bounds {
+        voters: 1,
+        learners: 1,
+        terms,
+        most: Spent { requests: 2, crashes: 1, ..NONE },
+        split_disk: true,
+        ..Bounds::default()
+    }
+}
+
+fn read(requests: u8) -> Bounds {
+    Bounds {
+        terms: 2,
+        most: Spent { reads: 1, requests, timeouts: 1, ..NONE },
+        start: &[Elect(0, &[]), Commit(0, &[])],
+        ..Bounds::default()
+    }
+}
