@@ -1,6 +1,8 @@
 //! The command line against a running agent: texts to the byte, and exit codes, as Consul 1.8.7 was recorded to have
 //! them.
 
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;

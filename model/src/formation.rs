@@ -285,15 +285,13 @@ fn is_dead(state: &State, from: usize, to: usize, message: &Message) -> bool {
     match message {
         // Only a coordinator amid this very attempt heeds them, and an attempt never begins twice.
         Message::Promised { set, .. } | Message::Refused { set } => !coordinates(to, *set),
-        // Only a promised server heeds them.
-        Message::Release(_) | Message::Decided(_) => settled(to),
+        // Only a promised server heeds the first two, and the third is only kept where a blank server heard it.
+        Message::Release(_) | Message::Decided(_) | Message::Answer { .. } => settled(to),
         // Refused, and the refusal is dead.
         Message::Prepare(set) => settled(to) && !coordinates(from, set.id),
         // Answered by what is dead.
         Message::Inquire { .. } => settled(from),
         Message::Ask { .. } => settled(from) && settled(to),
-        // Only kept where it was heard from a blank server.
-        Message::Answer { .. } => settled(to),
     }
 }
 

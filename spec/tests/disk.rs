@@ -235,10 +235,11 @@ proptest! {
                 });
                 let result = recover(DISK, segments.iter().map(|(s, bytes)| (*s, &bytes[..])));
                 if needed && cut < last_batch && result.is_err() { continue }
-                match expected {
-                    Some((.., durable)) => prop_assert_eq!(&result.unwrap().durable, durable),
+                if let Some((.., durable)) = expected {
+                    prop_assert_eq!(&result.unwrap().durable, durable);
+                } else {
                     // The only segment's opening: term and vote are lost, and that is said.
-                    None => prop_assert_eq!(result.unwrap_err().damage, Damage::Lost),
+                    prop_assert_eq!(result.unwrap_err().damage, Damage::Lost);
                 }
             }
         }
@@ -435,7 +436,8 @@ fn the_bytes_of_the_log_are_frozen() {
         snapshot::ending(id, &lines),
     ];
     for (bytes, golden) in bytes.iter().zip(GOLDEN) {
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = hex.concat();
         assert_eq!(hex, golden);
     }
     // The check value of CRC-32C (RFC 3720, B.4: 32 bytes of zeros).

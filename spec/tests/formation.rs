@@ -1,5 +1,7 @@
 //! Blank servers on a network that loses nothing: who forms a cluster, who joins one, and what the others say.
 
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+
 use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,

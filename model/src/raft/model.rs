@@ -26,6 +26,7 @@ use super::{
 };
 
 /// What a scope allows, and the knobs of the machine that it sets.
+#[allow(clippy::struct_excessive_bools, reason = "each is a knob of its own")]
 #[derive(Clone, Debug)]
 pub struct Bounds {
     /// Servers that vote from the start.
