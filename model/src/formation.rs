@@ -529,12 +529,12 @@ pub fn scopes() -> Vec<Scope> {
         expect: 2,
         sight: Sight::Full,
         attempts: 2,
-        fires: 1,
+        fires: 2,
         crashes: 1,
         lingering: false,
         progress: true,
     };
-    let all_three = FormationModel { expect: 3, ..two_of_three.clone() };
+    let all_three = FormationModel { expect: 3, fires: 1, ..two_of_three.clone() };
     let disk = FormationModel {
         lingering: true,
         progress: false,
@@ -542,7 +542,7 @@ pub fn scopes() -> Vec<Scope> {
         fires: 1,
         ..two_of_three.clone()
     };
-    let two_of_four = FormationModel { servers: 4, attempts: 1, ..two_of_three.clone() };
+    let two_of_four = FormationModel { servers: 4, attempts: 1, fires: 1, ..two_of_three.clone() };
     let any_sight = FormationModel {
         sight: Sight::Any,
         fires: 0,
