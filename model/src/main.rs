@@ -22,7 +22,7 @@ struct Arguments {
 enum Action {
     /// Explore scopes whole, and hold each to its properties and its exact number of states.
     Check {
-        /// Scopes by name, or by the beginning of their names; all of the tier where none is given.
+        /// Scopes by name, or those of the tier by the beginning of their names; all of the tier where none is given.
         names: Vec<String>,
         /// `deep` also runs what `ci` runs.
         #[arg(long, value_enum, default_value_t = Tier::Ci)]
@@ -105,11 +105,12 @@ fn chosen_scopes(names: &[String], tier: Tier) -> anyhow::Result<Vec<Scope>> {
     }
     let named = |scope: &Scope| {
         let exact = names.iter().any(|name| name == scope.name);
-        // A full name means that scope alone, though others may begin with it.
+        // A full name means that scope alone, of whatever tier, though others may begin with it.
         exact
-            || names.iter().any(|name| {
-                scope.name.starts_with(name.as_str()) && !all.iter().any(|s| s.name == *name)
-            })
+            || scope.tier <= tier
+                && names.iter().any(|name| {
+                    scope.name.starts_with(name.as_str()) && !all.iter().any(|s| s.name == *name)
+                })
     };
     Ok(all.iter().filter(|scope| named(scope)).cloned().collect())
 }

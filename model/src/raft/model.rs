@@ -26,8 +26,8 @@ use super::{
 };
 
 /// What a scope allows, and the knobs of the machine that it sets.
-#[allow(clippy::struct_excessive_bools, reason = "each is a knob of its own")]
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a knob of its own")]
 pub struct Bounds {
     /// Servers that vote from the start.
     pub voters: usize,
@@ -91,7 +91,7 @@ pub enum Start {
 }
 
 /// A membership change that may be asked for, by place.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// Add as a learner.
     Add(usize),
@@ -99,6 +99,16 @@ pub enum Change {
     Promote(usize),
     /// Remove.
     Remove(usize),
+}
+
+impl Change {
+    fn rename(self, names: &Renaming) -> Self {
+        match self {
+            Self::Add(place) => Self::Add(names.place(place)),
+            Self::Promote(place) => Self::Promote(names.place(place)),
+            Self::Remove(place) => Self::Remove(names.place(place)),
+        }
+    }
 }
 
 impl Default for Bounds {
@@ -168,7 +178,7 @@ pub enum Action {
 pub struct RaftModel {
     /// The bounds.
     pub bounds: Arc<Bounds>,
-    /// The renamings of the servers; the first changes nothing.
+    /// The renamings of the servers under which the same may happen; the first changes nothing.
     pub names: Arc<[Renaming]>,
     /// The properties that are checked.
     pub watch: Watch,
@@ -192,7 +202,12 @@ pub fn place_of(id: ServerId) -> usize {
 impl RaftModel {
     /// A model within bounds.
     pub fn new(bounds: Bounds, watch: Watch) -> Self {
-        let names = Renaming::all(bounds.servers()).into();
+        // Symmetry is over the renamings under which the same may happen: changes name servers.
+        let mut names = Renaming::all(bounds.servers());
+        names.retain(|names| {
+            bounds.changes.iter().all(|change| bounds.changes.contains(&change.rename(names)))
+        });
+        let names = names.into();
         Self { bounds: Arc::new(bounds), names, watch }
     }
 

@@ -119,7 +119,14 @@ const FIGURE_8: &[Disk] = &[
     Disk { term: 3, vote: Some(2), terms: &[3] },
 ];
 
-/// The same with a second entry of term 2, further on: server 2 acknowledged both in term 4; server 3 led term 5 and
+/// The same with a second entry of term 2: the longer log is not the newer one.
+const CONFLICT: &[Disk] = &[
+    Disk { term: 3, vote: None, terms: &[2, 2] },
+    Disk { term: 3, vote: Some(2), terms: &[] },
+    Disk { term: 3, vote: Some(2), terms: &[3] },
+];
+
+/// The same, further on: server 2 acknowledged both in term 4; server 3 led term 5 and
 /// overruled them on both others, but its first entry of that term reached nobody.
 const OLD_ACKS: &[Disk] = &[
     Disk { term: 5, vote: None, terms: &[3] },
@@ -143,6 +150,19 @@ fn logs() -> Vec<Scope> {
         ),
         safe(
             "raft-conflict",
+            Ci,
+            CORE,
+            "3 servers: a leader that has overruled two entries of an older term on one of the others; an election.",
+            Bounds {
+                terms: 4,
+                most: Spent { timeouts: 2, heartbeats: 1, ..NONE },
+                disks: CONFLICT,
+                start: &[Elect(2, &[0])],
+                ..Bounds::default()
+            },
+        ),
+        safe(
+            "raft-conflict-3-terms",
             Deep,
             CORE,
             "3 servers, 3 terms.",
@@ -287,7 +307,12 @@ fn clusters() -> Vec<Scope> {
             Ci,
             READS,
             "3 servers, a read at any of them, an election that the old leader may not know of.",
-            read(0),
+            Bounds {
+                terms: 2,
+                most: Spent { reads: 1, timeouts: 1, ..NONE },
+                start: &[Elect(0, &[]), Commit(0, &[])],
+                ..Bounds::default()
+            },
         ),
         safe(
             "raft-read-restart",
@@ -322,15 +347,6 @@ fn lone_voter(terms: u64) -> Bounds {
         terms,
         most: Spent { requests: 2, crashes: 1, ..NONE },
         split_disk: true,
-        ..Bounds::default()
-    }
-}
-
-fn read(requests: u8) -> Bounds {
-    Bounds {
-        terms: 2,
-        most: Spent { reads: 1, requests, timeouts: 1, ..NONE },
-        start: &[Elect(0, &[]), Commit(0, &[])],
         ..Bounds::default()
     }
 }

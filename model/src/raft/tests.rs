@@ -198,7 +198,6 @@ fn dropping_dead_messages_loses_no_state_of_the_servers() {
         let (with, states) = reachable(&model(bounds.clone()));
         let all = Bounds { drop_dead: false, ..bounds.clone() };
         let (without, all_states) = reachable(&model(all));
-        println!("{states} states with the rule, {all_states} without: {bounds:?}");
         assert!(states < all_states, "the rule dropped nothing");
         assert_eq!(with.len(), without.len(), "the rule loses states: {bounds:?}");
         assert_eq!(with, without);
