@@ -59,6 +59,8 @@ pub struct FormationModel {
     pub lingering: bool,
     /// Whether `one_forms` is asked of every state.
     pub progress: bool,
+    /// Whether messages that can't do anything any more are forgotten. Only a test keeps them.
+    pub forgets: bool,
 }
 
 /// A server, its disk, and what waits for it.
@@ -271,13 +273,12 @@ impl FormationModel {
     }
 }
 
-/// Whether a message can't do anything any more, whatever comes; proved below for each kind.
+/// Whether a message can't do anything any more, whatever comes. The test below shows that no state of the servers is lost by it.
 fn is_dead(state: &State, from: usize, to: usize, message: &Message) -> bool {
     // For good: neither standing is ever left, and both are durable.
-    let settled = |n: usize| match &state.servers[n].durable.standing {
-        Standing::Formed(_) | Standing::Joined(_) => true,
-        Standing::Blank | Standing::Promised(_) => false,
-    };
+    let formed = |n: usize| state.servers[n].formed().is_some();
+    let settled =
+        |n: usize| formed(n) || matches!(state.servers[n].durable.standing, Standing::Joined(_));
     let coordinates = |n: usize, id: SetId| {
         let standing = &state.servers[n].machine.standing;
         matches!(standing, Standing::Promised(set) if set.id == id)
@@ -285,13 +286,15 @@ fn is_dead(state: &State, from: usize, to: usize, message: &Message) -> bool {
     match message {
         // Only a coordinator amid this very attempt heeds them, and an attempt never begins twice.
         Message::Promised { set, .. } | Message::Refused { set } => !coordinates(to, *set),
-        // Only a promised server heeds the first two, and the third is only kept where a blank server heard it.
-        Message::Release(_) | Message::Decided(_) | Message::Answer { .. } => settled(to),
+        // Only a promised server heeds them.
+        Message::Release(_) | Message::Decided(_) => settled(to),
         // Refused, and the refusal is dead.
         Message::Prepare(set) => settled(to) && !coordinates(from, set.id),
         // Answered by what is dead.
         Message::Inquire { .. } => settled(from),
-        Message::Ask { .. } => settled(from) && settled(to),
+        // Answered by what is dead; but a server that joined still notes who asks.
+        Message::Ask { .. } => settled(from) && formed(to),
+        Message::Answer { .. } => formed(to),
     }
 }
 
@@ -427,7 +430,9 @@ impl Model for FormationModel {
                 self.crash(&mut state, n, kept);
             }
         }
-        forget_dead_messages(&mut state);
+        if self.forgets {
+            forget_dead_messages(&mut state);
+        }
         Some(state)
     }
 
@@ -533,6 +538,7 @@ pub fn scopes() -> Vec<Scope> {
         crashes: 1,
         lingering: false,
         progress: true,
+        forgets: true,
     };
     let all_three = FormationModel { expect: 3, fires: 1, ..two_of_three.clone() };
     let disk = FormationModel {
@@ -587,4 +593,52 @@ pub fn scopes() -> Vec<Scope> {
             two_of_four,
         ),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet as Set;
+
+    use super::*;
+    use crate::hash_of;
+
+    /// The states of the servers, the network left out, that are reached.
+    fn reached(model: &FormationModel) -> Set<u64> {
+        let mut seen: Set<u64> = Set::new();
+        let (mut servers, mut stack) = (Set::new(), model.init_states());
+        while let Some(state) = stack.pop() {
+            if !seen.insert(hash_of(&state)) {
+                continue;
+            }
+            servers.insert(hash_of(&state.servers));
+            let mut actions = Vec::new();
+            model.actions(&state, &mut actions);
+            let next = actions.into_iter().filter_map(|action| model.next_state(&state, action));
+            stack.extend(next.filter(|next| model.within_boundary(next)));
+        }
+        servers
+    }
+
+    #[test]
+    fn forgetting_dead_messages_loses_no_state_of_the_servers() {
+        let full = FormationModel {
+            servers: 3,
+            expect: 2,
+            sight: Sight::Full,
+            attempts: 2,
+            fires: 1,
+            crashes: 0,
+            lingering: false,
+            progress: false,
+            forgets: true,
+        };
+        let crash = FormationModel { attempts: 1, fires: 0, crashes: 1, ..full.clone() };
+        let lingering = FormationModel { lingering: true, crashes: 0, ..crash.clone() };
+        let any = FormationModel { sight: Sight::Any, ..full.clone() };
+        for model in [full, crash, lingering, any] {
+            let all = reached(&FormationModel { forgets: false, ..model.clone() });
+            assert!(all == reached(&model), "a state of the servers is lost: {model:?}");
+            assert!(all.len() > 20, "{}", all.len());
+        }
+    }
 }
