@@ -86,7 +86,7 @@ fn cluster(scratch: &Path) -> Inbox {
     for inbox in inboxes.values() {
         assert!(inbox.push(Input::Form(Arc::clone(&configuration))).is_ok());
     }
-    for _ in 0..1000 {
+    for _ in 0..6000 {
         if let Some(leader) = *leader.lock().unwrap_or_else(PoisonError::into_inner) {
             return Arc::clone(&inboxes[&leader]);
         }
