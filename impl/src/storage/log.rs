@@ -23,7 +23,7 @@ use super::{
 pub struct LogOptions {
     /// The size of a new log's first segment in bytes.
     pub first_segment_bytes: u64,
-    /// The size that segments grow to, fourfold each time, in bytes.
+    /// The size that segments grow to, twofold each time, in bytes.
     pub segment_bytes: u64,
     /// Whether the next segment is made by a thread, before it is needed; else when it is needed.
     pub background: bool,
@@ -163,7 +163,7 @@ impl LogStore {
     }
 
     fn next_size(&self) -> u64 {
-        let grown = self.active_size.saturating_mul(4);
+        let grown = self.active_size.saturating_mul(2);
         grown.min(self.options.segment_bytes).max(self.options.first_segment_bytes)
     }
 
