@@ -1,14 +1,16 @@
 //! Keys and values: shared bytes, so that a row in a table costs no copy of what a command carried.
 
 use alloc::{sync::Arc, vec::Vec};
-use core::{borrow::Borrow, fmt, iter::repeat_n, ops::Deref};
+use core::{borrow::Borrow, fmt, ops::Deref};
 
 use bincode::{
     Decode, Encode,
-    de::{Decoder, read::Reader},
-    enc::{Encoder, write::Writer},
+    de::Decoder,
+    enc::Encoder,
     error::{DecodeError, EncodeError},
 };
+
+use crate::codec::shared;
 
 macro_rules! shared_bytes {
     ($(#[$doc:meta])* $name:ident) => {
@@ -74,13 +76,13 @@ macro_rules! shared_bytes {
 
         impl Encode for $name {
             fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
-                encode(&self.0, encoder)
+                shared::encode(&self.0, encoder)
             }
         }
 
         impl<C> Decode<C> for $name {
             fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Self, DecodeError> {
-                decode(decoder).map(Self)
+                shared::decode(decoder).map(Self)
             }
         }
 
@@ -106,21 +108,4 @@ fn debug(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Ok(text) if text.len() < 64 => write!(f, "{text:?}"),
         _ => write!(f, "[{} bytes]", bytes.len()),
     }
-}
-
-fn encode<E: Encoder>(bytes: &[u8], encoder: &mut E) -> Result<(), EncodeError> {
-    u64::try_from(bytes.len()).unwrap_or(u64::MAX).encode(encoder)?;
-    encoder.writer().write(bytes)
-}
-
-fn decode<D: Decoder>(decoder: &mut D) -> Result<Arc<[u8]>, DecodeError> {
-    let length = usize::try_from(u64::decode(decoder)?).map_err(|_| DecodeError::LimitExceeded)?;
-    // The claim fails before anything is allocated for a length that the frame can't hold.
-    decoder.claim_container_read::<u8>(length)?;
-    // Read in place: by way of a Vec each value would be copied once more.
-    let mut bytes: Arc<[u8]> = repeat_n(0, length).collect();
-    if let Some(bytes) = Arc::get_mut(&mut bytes) {
-        decoder.reader().read(bytes)?;
-    }
-    Ok(bytes)
 }

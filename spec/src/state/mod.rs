@@ -5,32 +5,42 @@
 //!
 //! | file | what it specifies |
 //! |---|---|
+//! | [`autopilot`] | how the cluster looks after its servers |
 //! | [`bytes`] | keys and values |
+//! | [`agreement`] | whether the servers' states agree |
+//! | [`catalog`] | nodes, their checks, where they are |
 //! | [`blocking`] | how a query waits for its result to change |
 //! | [`restore`] | a snapshot put back through the log |
 //! | [`snapshot`] | a state as a stream of records |
 //! | [`invariant`] | what must hold of every state |
 //! | [`table`] | a persistent ordered map with a digest |
 //! | [`kv`] | the KV store and its indexes |
+//! | [`text`] | texts in rows, and the canonical form of names |
 
+pub mod agreement;
+pub mod autopilot;
 pub mod blocking;
 pub mod bytes;
+pub mod catalog;
 pub mod invariant;
 pub mod kv;
 pub mod restore;
 pub mod snapshot;
 pub mod table;
+pub mod text;
 
 use alloc::{borrow::ToOwned, string::String, sync::Arc, vec::Vec};
 
 use bincode::{Decode, Encode};
 
 pub use self::{
+    autopilot::{AutopilotCommand, AutopilotConfig, AutopilotSettings},
     bytes::{Chunk, Key, Value},
+    catalog::CatalogCommand,
     kv::{KvCommand, KvEntry, MAX_ENTRY_BYTES, SessionId, TOMBSTONE_TTL},
     table::Digest,
 };
-use self::{kv::Kv, restore::Restore};
+use self::{catalog::Catalog, kv::Kv, restore::Restore};
 use crate::{
     codec::{self, CodecError, RECORD_LIMIT},
     raft::{Index, Payload},
@@ -65,6 +75,10 @@ pub enum Command {
         /// The CRC-32C of all of them.
         crc: u32,
     },
+    /// Something of the catalog.
+    Catalog(CatalogCommand),
+    /// Something of autopilot's configuration.
+    Autopilot(AutopilotCommand),
 }
 
 impl Command {
@@ -93,6 +107,12 @@ pub enum Outcome {
 pub enum TableId {
     /// The KV store.
     Kv,
+    /// The catalog's nodes, by their canonical names.
+    Nodes,
+    /// The catalog's checks, by [`catalog::check_topic`].
+    Checks,
+    /// The catalog's coordinates, by node and segment in the same way.
+    Coordinates,
 }
 
 /// What a command changed: whoever waits for any of it is woken.
@@ -119,6 +139,10 @@ pub struct State {
     restore_floor: u64,
     /// The KV store.
     kv: Kv,
+    /// The catalog.
+    catalog: Catalog,
+    /// Autopilot's configuration, once there is one.
+    autopilot: Option<AutopilotConfig>,
     /// The snapshot that is being restored.
     restore: Option<Arc<Restore>>,
 }
@@ -143,6 +167,14 @@ impl State {
             }
             Command::RestoreCommit { restore, length, crc } => {
                 self.restore_commit(*restore, *length, *crc, touched)
+            }
+            Command::Catalog(command) => {
+                let index = self.index();
+                catalog::Change { catalog: &mut self.catalog, index, touched }.apply(command)
+            }
+            Command::Autopilot(command) => {
+                let index = self.index();
+                autopilot::apply(&mut self.autopilot, index, command)
             }
         }
     }
@@ -240,6 +272,11 @@ impl State {
         self.kv.reapable(now, TOMBSTONE_TTL)
     }
 
+    /// Autopilot's configuration; none until a leader has set it first.
+    pub const fn autopilot(&self) -> Option<&AutopilotConfig> {
+        self.autopilot.as_ref()
+    }
+
     /// The KV store.
     pub const fn kv(&self) -> &Kv {
         &self.kv
@@ -253,7 +290,11 @@ impl State {
         fields[17..25].copy_from_slice(&self.offset.to_le_bytes());
         fields[25..].copy_from_slice(&self.restore_floor.to_le_bytes());
         let restore = self.restore.as_ref().map_or(Digest::default(), |restore| restore.digest());
-        Digest::of(&fields).plus(self.kv.digest()).plus(restore)
+        Digest::of(&fields)
+            .plus(self.kv.digest())
+            .plus(self.catalog.digest())
+            .plus(autopilot::digest(self.autopilot.as_ref()))
+            .plus(restore)
     }
 
     /// An index as it is answered: never 0, which a client couldn't wait on, and never below the last restore, since

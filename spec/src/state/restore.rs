@@ -8,6 +8,7 @@ use alloc::{format, string::String, sync::Arc, vec::Vec};
 
 use super::{
     Chunk, Command, Digest, Outcome, State, Touched,
+    catalog::{Catalog, Indexes},
     kv::Kv,
     snapshot::{CHUNK_BYTES, LoadError, Loader},
 };
@@ -127,6 +128,8 @@ impl State {
         let index = self.index();
         self.restore_floor = index;
         self.kv = Kv { entries: restored.kv.entries, index, reap_floor: index, ..Kv::default() };
+        self.catalog = Catalog { indexes: Indexes::all(index), ..restored.catalog };
+        self.autopilot = restored.autopilot;
         touched.push(Touched::All);
         Outcome::Applied(true)
     }

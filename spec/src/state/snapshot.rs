@@ -1,10 +1,10 @@
 //! A state as a stream of records, in chunks: Raft's own snapshots, and the `state.bin` of the archive that a user saves.
 //!
 //! ```text
-//! Header | Grave* | Entry* | (Restore | RestoreEntry*)? | End          each record in a frame of the codec
+//! Header | Grave* | Entry* | Catalog* | (Restore | RestoreEntry* | RestoreCatalog*)? | End
 //! ```
 //!
-//! Records say what they are; graves come in order of their indexes and entries in order of their keys, so equal states
+//! Each record is in a frame of the codec. Records say what they are; graves come in order of their indexes and entries in order of their keys, so equal states
 //! give equal bytes. The end carries the digest, which the loaded state must have. Chunks are cut without regard to
 //! records. Tombstones aren't written, since they follow from graves. An archive is the same stream of a state without
 //! graves and without a restore under way: a restore raises every index, which makes them pointless.
@@ -14,7 +14,12 @@ use core::{fmt, ops::Bound};
 
 use bincode::{Decode, Encode};
 
-use super::{Chunk, Digest, Key, KvEntry, MAX_ENTRY_BYTES, State, restore::Restore, table::Table};
+use super::{
+    Chunk, Digest, Key, KvEntry, MAX_ENTRY_BYTES, State,
+    catalog::record::{self as catalog, CatalogRecord},
+    restore::Restore,
+    table::Table,
+};
 use crate::{
     codec::{self, CodecError, RECORD_LIMIT},
     raft::Index,
@@ -70,6 +75,10 @@ enum Record {
     End {
         digest: Digest,
     },
+    /// Something of the catalog.
+    Catalog(CatalogRecord),
+    /// Something of the catalog of the restore that is under way.
+    RestoreCatalog(CatalogRecord),
 }
 
 /// Why a stream isn't that of a state.
@@ -154,8 +163,11 @@ enum At {
     Header,
     Graves(Bound<u64>),
     Entries(Bound<Key>),
+    Catalog(catalog::At),
     Restore,
     RestoreEntries(Bound<Key>),
+    RestoreCatalog(catalog::At),
+    RestoreEnd,
     End,
     Done,
 }
@@ -203,8 +215,13 @@ impl Saver {
             },
             At::Entries(start) => match entries(&self.state, start, Record::Entry, out) {
                 Some(last) => At::Entries(Bound::Excluded(last)),
-                None => At::Restore,
+                None => At::Catalog(catalog::At::Indexes),
             },
+            At::Catalog(catalog::At::Done) => At::Restore,
+            At::Catalog(at) => {
+                let frame = |record, out: &mut Vec<u8>| codec::frame(&Record::Catalog(record), out);
+                At::Catalog(catalog::fill(&self.state, at, CHUNK_BYTES, out, frame))
+            }
             At::Restore => match &self.state.restore {
                 None => At::End,
                 Some(restore) => {
@@ -213,17 +230,27 @@ impl Saver {
                 }
             },
             At::RestoreEntries(start) => {
-                let loader = self.state.restore.as_ref().map(|restore| &restore.loader);
-                let last = loader
-                    .and_then(|loader| entries(&loader.state, start, Record::RestoreEntry, out));
-                if let Some(last) = last {
-                    At::RestoreEntries(Bound::Excluded(last))
-                } else {
-                    if loader.is_some_and(|loader| loader.stage == Stage::Ended) {
-                        codec::frame(&Record::RestoreEnd, out);
-                    }
-                    At::End
+                let restored = restored(&self.state);
+                match restored.and_then(|state| entries(state, start, Record::RestoreEntry, out)) {
+                    Some(last) => At::RestoreEntries(Bound::Excluded(last)),
+                    None => At::RestoreCatalog(catalog::At::Indexes),
                 }
+            }
+            At::RestoreCatalog(catalog::At::Done) => At::RestoreEnd,
+            At::RestoreCatalog(at) => {
+                let frame =
+                    |record, out: &mut Vec<u8>| codec::frame(&Record::RestoreCatalog(record), out);
+                At::RestoreCatalog(match restored(&self.state) {
+                    Some(state) => catalog::fill(state, at, CHUNK_BYTES, out, frame),
+                    None => catalog::At::Done,
+                })
+            }
+            At::RestoreEnd => {
+                let loader = self.state.restore.as_ref().map(|restore| &restore.loader);
+                if loader.is_some_and(|loader| loader.stage == Stage::Ended) {
+                    codec::frame(&Record::RestoreEnd, out);
+                }
+                At::End
             }
             At::End => {
                 codec::frame(&Record::End { digest: self.state.digest() }, out);
@@ -247,6 +274,11 @@ impl Iterator for Saver {
         let rest = self.pending.split_off(self.pending.len().min(CHUNK_BYTES));
         Some(core::mem::replace(&mut self.pending, rest))
     }
+}
+
+/// What came so far of the restore that is under way.
+fn restored(state: &State) -> Option<&State> {
+    state.restore.as_ref().map(|restore| &restore.loader.state)
 }
 
 /// Appends entries from `start` on until a chunk is full; gives the last one, none where there was none.
@@ -299,8 +331,16 @@ enum Stage {
     Start,
     Graves,
     Entries,
-    RestoreEntries,
+    Catalog(catalog::Stage),
+    Restore,
     Ended,
+}
+
+impl Stage {
+    /// Whether only what comes in the stream of any state has come.
+    const fn is_before_restore(self) -> bool {
+        matches!(self, Self::Graves | Self::Entries | Self::Catalog(_))
+    }
 }
 
 /// Takes the chunks of a stream and builds the state.
@@ -361,7 +401,7 @@ impl Loader {
         match self.stage {
             Stage::Ended if self.rest.is_empty() => Ok(self.state),
             Stage::Ended => Err(LoadError::Order),
-            Stage::Start | Stage::Graves | Stage::Entries | Stage::RestoreEntries => {
+            Stage::Start | Stage::Graves | Stage::Entries | Stage::Catalog(_) | Stage::Restore => {
                 Err(LoadError::Unfinished)
             }
         }
@@ -391,8 +431,21 @@ impl Loader {
                 self.stage = Stage::Entries;
                 self.entry(entry)?;
             }
+            Record::Catalog(record) if self.stage.is_before_restore() => {
+                self.fill_grave();
+                let stage = match self.stage {
+                    Stage::Catalog(stage) => Some(stage),
+                    Stage::Start
+                    | Stage::Graves
+                    | Stage::Entries
+                    | Stage::Restore
+                    | Stage::Ended => None,
+                };
+                self.stage = Stage::Catalog(catalog::load(&mut self.state, stage, record)?);
+                self.last = None;
+            }
             Record::Restore { restore, next, length, crc, header, rest }
-                if matches!(self.stage, Stage::Graves | Stage::Entries) && !self.archive =>
+                if self.stage.is_before_restore() && !self.archive =>
             {
                 self.fill_grave();
                 let mut loader = Self::archive();
@@ -403,12 +456,15 @@ impl Loader {
                 }
                 self.state.restore =
                     Some(Arc::new(Restore { id: restore, next, length, crc, loader }));
-                self.stage = Stage::RestoreEntries;
+                self.stage = Stage::Restore;
             }
-            Record::RestoreEntry(entry) if self.stage == Stage::RestoreEntries => {
+            Record::RestoreEntry(entry) if self.stage == Stage::Restore => {
                 self.restore()?.loader.record(Record::Entry(entry))?;
             }
-            Record::RestoreEnd if self.stage == Stage::RestoreEntries => {
+            Record::RestoreCatalog(record) if self.stage == Stage::Restore => {
+                self.restore()?.loader.record(Record::Catalog(record))?;
+            }
+            Record::RestoreEnd if self.stage == Stage::Restore => {
                 self.restore()?.loader.end();
             }
             Record::End { digest } if !matches!(self.stage, Stage::Start | Stage::Ended) => {
@@ -424,6 +480,8 @@ impl Loader {
             | Record::Restore { .. }
             | Record::RestoreEntry(_)
             | Record::RestoreEnd
+            | Record::Catalog(_)
+            | Record::RestoreCatalog(_)
             | Record::End { .. } => return Err(LoadError::Order),
         }
         Ok(())

@@ -128,9 +128,19 @@ impl<K: Ord + Clone, V: Row<K>> Table<K, V> {
         self.rows.range::<_, Q>((start, Bound::Unbounded)).map(|(key, slot)| (key, &slot.row))
     }
 
+    /// The rows from `start` on, which the iterator keeps, in order of their keys.
+    pub fn from_key(&self, start: K) -> impl DoubleEndedIterator<Item = (&K, &V)> {
+        self.rows.range(start..).map(|(key, slot)| (key, &slot.row))
+    }
+
     /// The first row.
     pub fn first(&self) -> Option<(&K, &V)> {
         self.rows.get_min().map(|(key, slot)| (key, &slot.row))
+    }
+
+    /// The last row.
+    pub fn last(&self) -> Option<(&K, &V)> {
+        self.rows.get_max().map(|(key, slot)| (key, &slot.row))
     }
 
     /// The first row from `start` on.
