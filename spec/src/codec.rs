@@ -116,6 +116,39 @@ pub fn unframe<T: Decode<()>, const N: usize>(frame: &[u8]) -> Result<T, CodecEr
     }
 }
 
+/// Bytes that are shared: of values that are large, each copy costs.
+pub(crate) mod shared {
+    use alloc::sync::Arc;
+
+    use bincode::{
+        Decode as _, Encode as _,
+        de::{Decoder, read::Reader as _},
+        enc::{Encoder, write::Writer as _},
+        error::{DecodeError, EncodeError},
+    };
+
+    /// Encodes them as a `Vec<u8>` is.
+    pub(crate) fn encode<E: Encoder>(bytes: &[u8], encoder: &mut E) -> Result<(), EncodeError> {
+        u64::try_from(bytes.len()).unwrap_or(u64::MAX).encode(encoder)?;
+        encoder.writer().write(bytes)
+    }
+
+    /// Decodes them with one copy. By way of a `Vec` there would be two, and one of zeros.
+    pub(crate) fn decode<D: Decoder>(decoder: &mut D) -> Result<Arc<[u8]>, DecodeError> {
+        let length =
+            usize::try_from(u64::decode(decoder)?).map_err(|_| DecodeError::LimitExceeded)?;
+        // The claim fails before anything is allocated for a length that the frame can't hold.
+        decoder.claim_container_read::<u8>(length)?;
+        let reader = decoder.reader();
+        // What is decoded lies in memory, so it can be looked at in place.
+        let bytes = reader.peek_read(length);
+        let bytes = bytes.ok_or(DecodeError::UnexpectedEnd { additional: length })?;
+        let bytes = Arc::from(bytes);
+        reader.consume(length);
+        Ok(bytes)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use alloc::{string::String, vec};

@@ -2,11 +2,16 @@
 //!
 //! Driver, simulator and model put every effect of a machine through a gate. It hands out the tickets, passes writes
 //! and timers on at once, and holds each send and each emit until the write that it stands on is durable. Emits leave
-//! in the order of emission: one that waits holds back those behind it. Sends need no order.
+//! in the order of emission: one that waits holds back those behind it. Sends need no order, and may be lost: a gate
+//! holds a bounded number, and drops the oldest beyond it.
 
 use alloc::{collections::VecDeque, vec::Vec};
 
 use crate::machine::{Effect, Machine, Ticket};
+
+/// How many sends a gate holds. A server whose disk stalls is asked over and over, by heartbeats and by ReadIndex
+/// rounds, and its answers would pile up for as long as that takes; the newest say all that the oldest do.
+pub const MAX_WAITING_SENDS: usize = 4096;
 
 /// Holds a machine's effects until they may happen.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -41,6 +46,9 @@ impl<M: Machine> Gate<M> {
                     ready.push(effect);
                 }
                 Effect::Send { to, message, after } if after > self.durable => {
+                    if self.sends.len() >= MAX_WAITING_SENDS {
+                        self.sends.pop_front();
+                    }
                     self.sends.push_back((after, to, message));
                 }
                 Effect::Emit { output, after }
@@ -85,5 +93,37 @@ impl<M: Machine> Gate<M> {
             self.last = Ticket::NONE;
             self.durable = Ticket::NONE;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use super::{Gate, MAX_WAITING_SENDS};
+    use crate::{
+        machine::{Effect, Ticket},
+        raft::{
+            Message, Node, ServerId,
+            message::{ReadId, ReadIndexReply},
+        },
+    };
+
+    fn answer(n: u64) -> Effect<Node> {
+        let reply = ReadIndexReply { id: ReadId { boot: 0, n }, index: None };
+        let message = Message::ReadIndexReply(reply);
+        Effect::Send { to: ServerId::new(2, 2), message, after: Ticket(1) }
+    }
+
+    #[test]
+    fn of_too_many_sends_that_wait_the_newest_are_kept() {
+        let (mut gate, mut ready) = (Gate::<Node>::default(), Vec::new());
+        let sent = u64::try_from(MAX_WAITING_SENDS).unwrap_or(0) + 10;
+        for n in 0..sent {
+            gate.admit(&mut Vec::from([answer(n)]), &mut ready);
+        }
+        assert!(ready.is_empty());
+        gate.durable(Ticket(1), &mut ready);
+        assert_eq!(ready, (10..sent).map(answer).collect::<Vec<_>>());
     }
 }

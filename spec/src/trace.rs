@@ -24,6 +24,26 @@ use crate::{
 /// The version of the format; a record of another one is refused.
 pub const VERSION: u16 = 1;
 
+/// How a run began.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
+pub struct Opening<C, D> {
+    /// [`VERSION`].
+    pub version: u16,
+    /// The machine's configuration.
+    pub config: C,
+    /// What was durable.
+    pub durable: D,
+    /// The machine's time, in microseconds.
+    pub now_us: u64,
+    /// What it drew, in order.
+    pub draws: Vec<Draw>,
+    /// The fingerprint of its first effects.
+    pub effects: u64,
+}
+
+/// The opening of a machine's run.
+pub type OpeningOf<M> = Opening<<M as Machine>::Config, <M as Machine>::Durable>;
+
 /// One choice that a step drew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub enum Draw {
@@ -161,6 +181,8 @@ pub fn step_of<M: Machine>(
 /// Where a record departs from the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Departure {
+    /// The record is of another version of the format.
+    Version,
     /// The machine did something else than the record says.
     Effects,
     /// The machine drew other choices, or drew them more or less often.
@@ -200,23 +222,22 @@ where
     M::Durable: Clone,
 {
     /// Starts as the recorded machine did.
-    pub fn open(
-        config: &M::Config,
-        durable: M::Durable,
-        now_us: u64,
-        draws: &[Draw],
-        effects: u64,
-    ) -> Result<Self, Refuted> {
+    pub fn open(opening: &OpeningOf<M>) -> Result<Self, Refuted> {
+        let Opening { version, config, durable, now_us, draws, effects } = opening;
+        if *version != VERSION {
+            return Err(Refuted { step: 0, departure: Departure::Version });
+        }
         let mut gate = Gate::default();
         let mut out = vec![];
         let mut entropy = Replaying { draws: draws.iter(), differs: false };
-        let now = Instant(now_us);
+        let now = Instant(*now_us);
         let mut cx = Context { now, entropy: &mut entropy, last_ticket: &mut gate.last };
         let machine = M::recover(config, durable.clone(), &mut cx, &mut out);
         let left = entropy.differs || entropy.draws.next().is_some();
         let timers = alloc::collections::BTreeMap::new();
+        let durable = durable.clone();
         let mut replay = Self { machine, gate, durable, writes: vec![], timers, now, steps: 0 };
-        replay.check(left, effects, out)?;
+        replay.check(left, *effects, out)?;
         Ok(replay)
     }
 

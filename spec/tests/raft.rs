@@ -164,6 +164,7 @@ fn output(output: &Output) -> Option<String> {
 impl Cluster {
     fn config(&self, n: u128) -> Arc<Config> {
         let mut config = Config::new(id(n), 0);
+        config.reach_back = false;
         config.election_jitter = Duration::ZERO;
         config.trailing_entries = 0;
         config.catch_up_slack = 0;
@@ -171,6 +172,7 @@ impl Cluster {
             match word.as_str() {
                 "no-pre-vote" => config.pre_vote = false,
                 "no-quorum-check" => config.check_quorum = false,
+                "reach-back" => config.reach_back = true,
                 "lazy-commit" => config.eager_commit = false,
                 "one-entry" => config.max_append_entries = 1,
                 "one-inflight" => config.max_inflight = 1,

@@ -12,20 +12,28 @@ use spec::{
         ServerId, Suffrage, Timer,
     },
     time::Instant,
-    trace::{Departure, Draw, Happened, Recording, Replay, StepOf, fingerprint, step_of},
+    trace::{
+        Departure, Draw, Happened, Opening, OpeningOf, Recording, Replay, StepOf, VERSION,
+        fingerprint, step_of,
+    },
 };
 
-type Opening = (u64, Vec<Draw>, u64);
-
 /// A lone voter that forms its cluster, leads, and takes proposals; every step recorded.
-fn record(config: &Arc<Config>) -> (Opening, Vec<StepOf<Node>>, Durable) {
+fn record(config: &Arc<Config>) -> (OpeningOf<Node>, Vec<StepOf<Node>>, Durable) {
     let mut entropy = Seeded::new(7);
     let mut gate: Gate<Node> = Gate::default();
     let mut effects = Vec::new();
     let mut recording = Recording::new(&mut entropy);
     let mut cx = Context { now: Instant(5), entropy: &mut recording, last_ticket: &mut gate.last };
     let mut node = Node::recover(config, Durable::default(), &mut cx, &mut effects);
-    let opening = (5, recording.into_draws(), fingerprint(&effects));
+    let opening = Opening {
+        version: VERSION,
+        config: Arc::clone(config),
+        durable: Durable::default(),
+        now_us: 5,
+        draws: recording.into_draws(),
+        effects: fingerprint(&effects),
+    };
     let member = Member { suffrage: Suffrage::Voter, address: "a".into() };
     let configuration =
         Configuration { cluster: ClusterId(1), servers: BTreeMap::from([(config.id, member)]) };
@@ -69,12 +77,10 @@ fn record(config: &Arc<Config>) -> (Opening, Vec<StepOf<Node>>, Durable) {
 }
 
 fn replay(
-    config: &Arc<Config>,
-    opening: &Opening,
+    opening: &OpeningOf<Node>,
     steps: &[StepOf<Node>],
 ) -> Result<Durable, spec::trace::Refuted> {
-    let (now, draws, effects) = opening;
-    let mut replay: Replay<Node> = Replay::open(config, Durable::default(), *now, draws, *effects)?;
+    let mut replay: Replay<Node> = Replay::open(opening)?;
     for step in steps {
         replay.step(step)?;
     }
@@ -86,7 +92,9 @@ fn replay(
 fn an_honest_record_replays_to_what_the_disk_holds() {
     let config = Arc::new(Config::new(ServerId::new(1, 1), 0));
     let (opening, steps, durable) = record(&config);
-    assert_eq!(replay(&config, &opening, &steps), Ok(durable));
+    assert_eq!(replay(&opening, &steps), Ok(durable));
+    let bytes = codec::encode(&opening);
+    assert_eq!(codec::decode::<OpeningOf<Node>, RECORD_LIMIT>(&bytes), Ok(opening));
     let bytes = codec::encode(&steps);
     assert_eq!(codec::decode::<Vec<StepOf<Node>>, RECORD_LIMIT>(&bytes), Ok(steps));
 }
@@ -98,10 +106,12 @@ fn an_altered_record_is_refused_where_it_was_altered() {
     let refuted = |alter: &dyn Fn(&mut Vec<StepOf<Node>>)| {
         let mut steps = steps.clone();
         alter(&mut steps);
-        replay(&config, &opening, &steps).map(|_| ()).unwrap_err()
+        replay(&opening, &steps).map(|_| ()).unwrap_err()
     };
     let is_durable = |step: &StepOf<Node>| matches!(step.event, Happened::Durable(_));
     let durable = steps.iter().position(is_durable).unwrap();
+    let other = Opening { version: VERSION + 1, ..opening.clone() };
+    assert_eq!(replay(&other, &steps).unwrap_err().departure, Departure::Version);
     // An event that didn't happen: what follows it has other effects.
     assert_eq!(refuted(&|s| drop(s.remove(durable))).step, durable + 1);
     assert_eq!(refuted(&|s| s[2].effects ^= 1).departure, Departure::Effects);

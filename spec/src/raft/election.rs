@@ -261,6 +261,9 @@ impl Node {
             {
                 progress.probe(progress.match_index.next());
             }
+            if leader.reads.nearest.remove(&server) && leader.reads.round.is_some() {
+                self.ask_round(turn);
+            }
         } else if self.leader == Some(server) {
             // Its lease is worth nothing now, and waiting for it neither; a pre-vote can do no harm if it lives.
             self.lease = false;

@@ -28,7 +28,8 @@ use crate::{
 };
 
 /// What never changes while a node runs. Delays are at `raft_multiplier` 1 by default.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a knob of its own")]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct Config {
     /// This server.
     pub id: ServerId,
@@ -62,6 +63,9 @@ pub struct Config {
     pub max_uncommitted_bytes: usize,
     /// Entries that compaction leaves behind the snapshot for slow followers.
     pub trailing_entries: u64,
+    /// Compaction leaves the log from the snapshot before the newest on, whose file the newest one's may turn out to
+    /// need; from the log's start where there is only one.
+    pub reach_back: bool,
     /// Chunks of a snapshot under way to one follower.
     pub snapshot_credit: u64,
     /// A learner may be promoted when it lacks at most this many of the committed entries.
@@ -90,6 +94,7 @@ impl Config {
             max_inflight_bytes: 8 << 20,
             max_uncommitted_bytes: 64 << 20,
             trailing_entries: 10_240,
+            reach_back: true,
             snapshot_credit: 4,
             catch_up_slack: 1024,
             max_reads: 65_536,
@@ -492,7 +497,8 @@ impl Node {
             Timer::Election => self.election_timeout(turn),
             Timer::Lease => self.lease = false,
             Timer::Heartbeat => {
-                if matches!(self.role, Role::Leader(_)) {
+                if let Role::Leader(leader) = &mut self.role {
+                    leader.reads.nearest.clear();
                     turn.arm(Timer::Heartbeat, self.config.heartbeat);
                     self.resend_lost(turn);
                     self.send_heartbeats(turn);

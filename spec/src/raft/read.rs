@@ -3,7 +3,7 @@
 //! A round is (term, n). It confirms only the reads that arrived before it was sent: one that joined later could be
 //! answered from before a write that another leader acknowledged in between.
 
-use alloc::vec::Vec;
+use alloc::{collections::BTreeSet, vec::Vec};
 
 use super::{
     message::{Message, ReadId, ReadIndex, ReadIndexReply},
@@ -40,6 +40,9 @@ pub struct ReadRounds {
     pub round: Option<Round>,
     /// Reads for the next round.
     pub waiting: Vec<Read>,
+    /// The followers whose answers made up the quorum when last all were asked: until the next heartbeat they are asked
+    /// alone. Empty where all are to be asked.
+    pub nearest: BTreeSet<ServerId>,
 }
 
 impl Node {
@@ -110,7 +113,24 @@ impl Node {
         let reads = core::mem::take(&mut leader.reads.waiting);
         leader.reads.round = Some(Round { index: commit_index, reads });
         if !self.confirm_round(turn) {
-            self.send_heartbeats(turn);
+            self.ask_round(turn);
+        }
+    }
+
+    /// Sends the newest round to as many as have to answer it: those that were the first to do so since the last heartbeat.
+    ///
+    /// Where one of them is gone, the next heartbeat brings the round to all, and finds out whom to ask from then on.
+    pub(super) fn ask_round(&mut self, turn: &mut Turn<'_, '_>) {
+        let own = self.config.id;
+        let Role::Leader(leader) = &mut self.role else { return };
+        let nearest = leader.reads.nearest.clone();
+        let asked = |id: &ServerId| *id == own || nearest.contains(id);
+        if !quorum::is_quorum(&self.membership.configuration, asked) {
+            leader.reads.nearest.clear();
+            return self.send_heartbeats(turn);
+        }
+        for follower in nearest {
+            self.send_heartbeat(follower, turn);
         }
     }
 
@@ -126,6 +146,11 @@ impl Node {
             return false;
         }
         let Some(round) = leader.reads.round.take() else { return false };
+        if leader.reads.nearest.is_empty() {
+            let voters = self.membership.configuration.voters();
+            let answered = |id: &&ServerId| progress.get(id).is_some_and(|p| p.round >= n);
+            leader.reads.nearest = voters.filter(answered).copied().collect();
+        }
         for read in &round.reads {
             Self::answer_read(read, Some(round.index), turn);
         }

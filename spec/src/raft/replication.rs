@@ -143,7 +143,7 @@ impl Node {
     ///
     /// It stands on what the follower is known to have durably, so its answer waits for no disk; a follower that is
     /// probed gets the probe again instead.
-    fn send_heartbeat(&mut self, to: ServerId, turn: &mut Turn<'_, '_>) {
+    pub(super) fn send_heartbeat(&mut self, to: ServerId, turn: &mut Turn<'_, '_>) {
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(progress) = leader.progress.get_mut(&to) else { return };
         if let Mode::Probe { paused } = &mut progress.mode {

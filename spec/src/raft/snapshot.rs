@@ -13,7 +13,7 @@ use crate::machine::Ticket;
 
 impl Node {
     /// The host's snapshot up to `index` is in a durable file: the log lets go of what it holds, but for the entries that
-    /// trail it for slow followers.
+    /// trail it for slow followers, and those that lead from the older snapshot to it.
     pub(super) fn snapshot_saved(&mut self, index: Index, chunks: u64, turn: &mut Turn<'_, '_>) {
         let newer = self.snapshot.as_ref().is_none_or(|meta| index > meta.id.index);
         // Only what is durable here: a crash could leave a snapshot of entries whose write was lost, with a hole behind.
@@ -27,7 +27,10 @@ impl Node {
             Membership::at(&self.log, self.snapshot.as_ref(), index);
         let meta =
             SnapshotMeta { id, time, configuration, configuration_index, chunks: chunks.max(1) };
-        let base = Index(index.0.saturating_sub(self.config.trailing_entries));
+        let trailing = Index(index.0.saturating_sub(self.config.trailing_entries));
+        let older = self.snapshot.as_ref().map_or(Index(0), |meta| meta.id.index);
+        // A file that was written well can rot. With the entries behind the older one, the server starts all the same.
+        let base = if self.config.reach_back { trailing.min(older) } else { trailing };
         let base = match self.log.term_at(base) {
             Some(term) if base > self.log.base.index => SnapshotId { index: base, term },
             Some(_) | None => self.log.base,

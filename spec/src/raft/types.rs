@@ -5,12 +5,12 @@ use core::fmt;
 
 use bincode::{
     Decode, Encode,
-    de::{Decoder, read::Reader},
-    enc::{Encoder, write::Writer},
+    de::Decoder,
+    enc::Encoder,
     error::{DecodeError, EncodeError},
 };
 
-use crate::time::ClusterTime;
+use crate::{codec::shared, time::ClusterTime};
 
 /// Raft's logical clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
@@ -123,20 +123,13 @@ impl fmt::Debug for Payload {
 
 impl Encode for Payload {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
-        u64::try_from(self.0.len()).unwrap_or(u64::MAX).encode(encoder)?;
-        encoder.writer().write(&self.0)
+        shared::encode(&self.0, encoder)
     }
 }
 
 impl<C> Decode<C> for Payload {
     fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Self, DecodeError> {
-        let length =
-            usize::try_from(u64::decode(decoder)?).map_err(|_| DecodeError::LimitExceeded)?;
-        // The claim fails before anything is allocated for a length that the frame can't hold.
-        decoder.claim_container_read::<u8>(length)?;
-        let mut bytes = alloc::vec![0; length];
-        decoder.reader().read(&mut bytes)?;
-        Ok(Self(bytes.into()))
+        shared::decode(decoder).map(Self)
     }
 }
 
@@ -285,7 +278,7 @@ pub enum Change {
 }
 
 /// What survives a crash.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct Durable {
     /// Term and vote.
     pub hard_state: HardState,
