@@ -17,8 +17,8 @@ use spec::{
     raft::{
         ClusterId, ServerId,
         formation::{
-            Address, Config, Durable, Formation, Message, Presence, ServerSet, SetId, Standing,
-            Timer,
+            Address, Config, Durable, Formation, Message, Output, Presence, ServerSet, SetId,
+            Standing, Timer,
         },
     },
     time::Instant,
@@ -71,6 +71,8 @@ pub struct Server {
     armed: BTreeSet<Timer>,
     durable: Durable,
     pending: VecDeque<(Ticket, Durable)>,
+    /// The clusters that its host was ever told to ask for membership, a ghost.
+    asked: BTreeSet<ClusterId>,
 }
 
 /// The servers and the network between them.
@@ -135,7 +137,7 @@ impl Server {
             }
         }
         self.gate.sends = held;
-        // What the host is told follows from what is durable: no property needs it.
+        // What the host is told once a write is durable follows from that write.
         self.gate.emits.clear();
         sent
     }
@@ -146,6 +148,9 @@ impl Server {
             Effect::Send { to, message, .. } => sent.push((to, message)),
             Effect::Arm { timer, .. } => drop(self.armed.insert(timer)),
             Effect::Disarm { timer } => drop(self.armed.remove(&timer)),
+            Effect::Emit { output: Output::Join { cluster, .. }, .. } => {
+                self.asked.insert(cluster);
+            }
             Effect::Emit { .. } => {}
         }
     }
@@ -154,6 +159,9 @@ impl Server {
     fn sync(&mut self, sent: &mut Vec<(Address, Message)>) -> Vec<Effect<Formation>> {
         for (_, write) in self.pending.drain(..) {
             Formation::fold(&mut self.durable, &write);
+        }
+        if let Standing::Joined(cluster) = self.durable.standing {
+            self.asked.insert(cluster);
         }
         let (ticket, mut ready) = (self.gate.last, Vec::new());
         self.gate.durable(ticket, &mut ready);
@@ -177,8 +185,8 @@ impl Server {
         let mut cx =
             Context { now: Instant(0), entropy: &mut entropy, last_ticket: &mut gate.last };
         let machine = Formation::recover(config, durable.clone(), &mut cx, &mut effects);
-        let armed = BTreeSet::new();
-        (Self { machine, gate, armed, durable, pending: VecDeque::new() }, effects)
+        let (armed, asked) = (BTreeSet::new(), BTreeSet::new());
+        (Self { machine, gate, armed, durable, pending: VecDeque::new(), asked }, effects)
     }
 
     /// The set that became a cluster, as far as this server's disk knows.
@@ -265,9 +273,13 @@ impl FormationModel {
         for (_, write) in server.pending.drain(..).take(kept) {
             Formation::fold(&mut server.durable, &write);
         }
+        if let Standing::Joined(cluster) = server.durable.standing {
+            server.asked.insert(cluster);
+        }
         let config = Arc::clone(&server.machine.config);
+        let asked = std::mem::take(&mut server.asked);
         let (started, effects) = Server::start(&config, server.durable.clone());
-        *server = started;
+        *server = Server { asked, ..started };
         let sent = server.route(effects, self.lingering);
         self.send(state, n, sent);
     }
@@ -317,12 +329,17 @@ fn no_shared_server(state: &State) -> bool {
         belongs.extend(members.into_iter().map(|member| (member, cluster)));
     }
     for (n, server) in state.servers.iter().enumerate() {
-        if let Standing::Joined(cluster) = server.durable.standing {
-            belongs.push((id(n), cluster));
-        }
+        belongs.extend(server.asked.iter().map(|cluster| (id(n), *cluster)));
     }
     belongs.iter().all(|(server, cluster)| {
         belongs.iter().all(|(other, elsewhere)| server != other || cluster == elsewhere)
+    })
+}
+
+/// Who asked a cluster to be added has durably noted which, and never unlearns it.
+fn joins_on_durable_note(state: &State) -> bool {
+    state.servers.iter().all(|server| {
+        server.asked.iter().all(|cluster| server.durable.standing == Standing::Joined(*cluster))
     })
 }
 
@@ -448,6 +465,9 @@ impl Model for FormationModel {
             }),
             Property::<Self>::always("decided_on_durable_promises", |_, state| {
                 decided_on_durable_promises(state)
+            }),
+            Property::<Self>::always("joins_on_durable_note", |_, state| {
+                joins_on_durable_note(state)
             }),
             Property::<Self>::sometimes("a_cluster_is_known_to_all_its_members", |_, state| {
                 let set = state.servers.iter().find_map(|server| server.formed());
@@ -590,7 +610,14 @@ pub fn scopes() -> Vec<Scope> {
             Tier::Deep,
             "Four servers that expect two: one or two clusters form.",
             &["FORM-1", "FORM-3", "FORM-6", "FORM-12"],
-            two_of_four,
+            two_of_four.clone(),
+        ),
+        Scope::new(
+            "formation-four-timers",
+            Tier::Deep,
+            "Four servers that expect two, and two timers that run out: one forms, one joins, others form too.",
+            &["FORM-1", "FORM-3", "FORM-6", "FORM-12"],
+            FormationModel { fires: 2, crashes: 0, progress: false, ..two_of_four },
         ),
     ]
 }

@@ -20,13 +20,15 @@ use spec::{
 };
 use stateright::{Model, Property};
 
-use crate::{Checked, Scope, Tier};
+use crate::{Checked, Scope, Tier, properties::steps};
 
 /// Which commands there are, and how many entries the log has.
 #[derive(Clone, Debug)]
 pub struct KvModel {
     /// The keys that are written.
     pub keys: &'static [&'static str],
+    /// Whether somebody tries to write under the empty key.
+    pub empty: bool,
     /// The values that are written.
     pub values: &'static [&'static str],
     /// The prefixes that are deleted.
@@ -115,6 +117,11 @@ pub enum Action {
 
 const RESTORE: u128 = 1;
 
+/// The cluster's time of an entry. A leader that is at fault may send it back.
+const fn time_of(index: Index) -> ClusterTime {
+    ClusterTime(index.0 % 2)
+}
+
 impl Saved {
     fn of(state: &State) -> Arc<Self> {
         let stream = Saver::archive(state.clone()).flatten().collect();
@@ -180,7 +187,7 @@ impl KvState {
         let before = self.state.clone();
         let index = Index(before.applied().0.0 + 1);
         let mut touched = Vec::new();
-        let outcome = self.state.apply(index, ClusterTime(0), command, &mut touched);
+        let outcome = self.state.apply(index, time_of(index), command, &mut touched);
         let step = Step { before: &before, after: &self.state, command, outcome, touched };
         let mut broke = Vec::new();
         let mut check = |name: &'static str, holds: bool| {
@@ -197,6 +204,8 @@ impl KvState {
         check("index_moves_for_own_changes", QUERIES.iter().all(|q| step.index_moves_for_own(q)));
         check("touched_covers_changes", QUERIES.iter().all(|q| step.touched_covers(q)));
         check("cas_linearizable", step.cas_is_linearizable(self.seen.as_ref(), action));
+        check("keys_cut_at_separator", QUERIES.iter().all(|q| step.keys_are_cut(q)));
+        check("cluster_time_monotone", step.time_goes_on());
         check("restore_is_all_or_nothing", step.restore_is_whole(self.saved.as_deref(), action));
         self.did = step.did(self.saved.as_deref(), action);
         self.broke = broke;
@@ -241,6 +250,12 @@ impl Step<'_> {
     fn does_what_it_says(&self) -> bool {
         let Command::Kv(command) = self.command else { return true };
         let mut expected = contents(self.before);
+        if let KvCommand::Set { key, .. } = command
+            && key.is_empty()
+        {
+            return matches!(self.outcome, Outcome::Refused(_))
+                && self.before.kv() == self.after.kv();
+        }
         let standing = |key: &Key| {
             self.before.kv().entries.get::<[u8]>(key).map_or(0, |entry| entry.modify_index)
         };
@@ -338,6 +353,23 @@ impl Step<'_> {
         get && (was.is_empty() || was != list(self.after, query) || old == new)
     }
 
+    /// Keys are those of the list, cut behind the first separator that follows the prefix, each once.
+    fn keys_are_cut(&self, query: &str) -> bool {
+        let cut = |entry: KvEntry| {
+            let key = String::from_utf8_lossy(&entry.key).into_owned();
+            let slash = key.get(query.len()..).and_then(|behind| behind.find('/'));
+            slash.map_or(key.clone(), |at| key[..=query.len() + at].to_owned())
+        };
+        let mut expected: Vec<_> = list(self.after, query).into_iter().map(cut).collect();
+        expected.dedup();
+        let (_, keys) = self.after.kv_keys(query.as_bytes(), Some(b"/"));
+        keys.iter().map(|key| String::from_utf8_lossy(key)).eq(expected)
+    }
+
+    fn time_goes_on(&self) -> bool {
+        self.before.applied().1 <= self.after.applied().1
+    }
+
     fn touched_covers(&self, query: &str) -> bool {
         let query = query.as_bytes();
         let wakes_get = |touched: &Touched| match touched {
@@ -399,7 +431,9 @@ impl Step<'_> {
             (Action::Kv(KvCommand::DeleteTree { .. }), _) if new.len() + 2 <= old.len() => {
                 Some(Did::DeleteMany)
             }
-            (Action::Kv(KvCommand::Set { .. }), _) if old == new => Some(Did::ChangeNothing),
+            (Action::Kv(KvCommand::Set { .. }), Outcome::Applied(_)) if old == new => {
+                Some(Did::ChangeNothing)
+            }
             (Action::Commit, Outcome::Applied(true))
                 if saved.is_some_and(|saved| contents(&saved.of) != old) =>
             {
@@ -437,6 +471,10 @@ impl Model for KvModel {
                 actions.push(Action::Read(key.clone()));
             }
             actions.push(Action::Kv(KvCommand::Delete { key }));
+        }
+        if self.empty {
+            let (key, value) = (Key::from(""), Value::from("1"));
+            actions.push(Action::Kv(KvCommand::Set { key, value, flags: 0 }));
         }
         for prefix in self.trees.iter().map(|prefix| Key::from(*prefix)) {
             actions.push(Action::Kv(KvCommand::DeleteTree { prefix }));
@@ -483,16 +521,11 @@ impl Model for KvModel {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        macro_rules! steps {
-            ($($name:literal)*) => {
-                vec![$(Property::always($name, |_, at: &KvState| !at.broke.contains(&$name))),*]
-            };
-        }
-        let mut properties = steps!(
+        let mut properties = steps!(KvState:
             "writes_do_what_they_say" "modify_index_up" "idempotent_write_moves_no_index"
             "digest_tells_changes" "replicas_agree" "index_never_goes_back"
             "index_moves_for_own_changes" "touched_covers_changes" "cas_linearizable"
-            "restore_is_all_or_nothing"
+            "restore_is_all_or_nothing" "keys_cut_at_separator" "cluster_time_monotone"
         );
         properties.extend([
             Property::always("index_at_least_one", |_, at: &KvState| {
@@ -607,6 +640,7 @@ pub fn scopes() -> Vec<Scope> {
             ],
             KvModel {
                 keys: &["a", "a/b", "b"],
+                empty: true,
                 values: &["1"],
                 trees: &["a", "a/"],
                 reader: true,
@@ -622,6 +656,7 @@ pub fn scopes() -> Vec<Scope> {
             &["STATE-15", "STATE-17"],
             KvModel {
                 keys: &["a", "a/b"],
+                empty: false,
                 values: &["1"],
                 trees: &["a"],
                 reader: false,
@@ -637,6 +672,7 @@ pub fn scopes() -> Vec<Scope> {
             &["STATE-16"],
             KvModel {
                 keys: &["a", "b"],
+                empty: false,
                 values: &["1"],
                 trees: &[""],
                 reader: false,

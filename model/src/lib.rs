@@ -19,19 +19,28 @@
 //! # To register a mutant
 //!
 //! Add a `[[mutant]]` to `mutants.toml`: `number`, `name`, `clause`, `file`, `line` (whole, but for the white space
-//! around it; it stands once in the file), `becomes`, `property`, `scope`, `tier`, and `search = "depth"` where the
-//! search by levels doesn't get there. `cargo run --release -p model -- mutants NAME` must say that it was caught.
+//! around it; it stands once in the file), `becomes`, `property`, `scope`, `tier`, `besides` for further properties that
+//! catch it in that scope, and `search = "depth"` where the search by levels doesn't get there. `cargo run --release -p model -- mutants NAME` must say that it was caught.
 //! A mutant that survives shows that the scope or the property is too weak.
 
+pub mod agreement;
+pub mod autopilot;
 pub mod blocking;
+pub mod coordinates;
 pub mod disk;
 pub mod expected;
+pub mod flood;
 pub mod formation;
 pub mod kv;
+pub mod leave;
 pub mod mutants;
+mod properties;
 pub mod raft;
+pub mod reconcile;
 mod scope;
 mod search;
+pub mod serf;
+pub mod swim;
 pub mod table;
 mod watched;
 
@@ -42,7 +51,22 @@ pub use search::{Hunt, hash_of};
 
 /// Every scope that there is.
 pub fn scopes() -> Vec<Scope> {
-    [raft::scopes(), formation::scopes(), disk::scopes(), kv::scopes(), blocking::scopes()].concat()
+    [
+        raft::scopes(),
+        formation::scopes(),
+        disk::scopes(),
+        kv::scopes(),
+        agreement::scopes(),
+        blocking::scopes(),
+        serf::scopes(),
+        swim::scopes(),
+        reconcile::scopes(),
+        autopilot::scopes(),
+        leave::scopes(),
+        flood::scopes(),
+        coordinates::scopes(),
+    ]
+    .concat()
 }
 
 #[cfg(test)]

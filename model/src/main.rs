@@ -1,6 +1,11 @@
 //! The command line of the model checker: `check`, `explore`, `mutants`, `list`.
 
-use std::{collections::BTreeMap, net::SocketAddr, process::ExitCode};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    process::ExitCode,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use anyhow::{bail, ensure};
 use clap::{Parser, Subcommand};
@@ -55,6 +60,9 @@ enum Action {
         /// Only those whose file differs from this revision.
         #[arg(long, value_name = "REV")]
         changed_since: Option<String>,
+        /// Mutants that are built and hunted at once; as many as there are cores, two at most, where not given.
+        #[arg(long)]
+        jobs: Option<usize>,
     },
     /// List scopes and mutants.
     List,
@@ -77,8 +85,10 @@ fn main() -> anyhow::Result<ExitCode> {
             scope.explore(bind);
             Ok(ExitCode::SUCCESS)
         }
-        Action::Mutants { names, tier, check_lines, changed_since } => {
-            run_mutants(&names, tier, check_lines, changed_since.as_deref())
+        Action::Mutants { names, tier, check_lines, changed_since, jobs } => {
+            let cores = || std::thread::available_parallelism().map_or(1, usize::from).min(2);
+            let jobs = jobs.unwrap_or_else(cores).max(1);
+            run_mutants(&names, tier, check_lines, changed_since.as_deref(), jobs)
         }
         Action::List => list(),
         Action::Hunt { scope, property, search } => hunt(&scope, &property, search),
@@ -173,6 +183,7 @@ fn run_mutants(
     tier: Tier,
     check_lines: bool,
     changed_since: Option<&str>,
+    jobs: usize,
 ) -> anyhow::Result<ExitCode> {
     let all = mutants::read()?;
     for name in names {
@@ -195,27 +206,47 @@ fn run_mutants(
             (None, names) => names.iter().any(|n| *n == m.name || *n == m.number.to_string()),
         })
         .collect();
-    let scratch = mutants::Scratch::prepare()?;
-    let mut survivors = 0;
-    for mutant in &chosen {
-        let bar = bar(&mutant.name);
-        bar.enable_steady_tick(std::time::Duration::from_millis(200));
-        let verdict = scratch.run(mutant)?;
-        bar.finish_and_clear();
-        survivors += u32::from(!verdict.caught);
-        println!(
-            "{:>3} {:44} {:9} {:28} in {:28} {:>6.1} s  {}",
-            mutant.number,
-            mutant.name,
-            if verdict.caught { "caught by" } else { "MISSED by" },
-            mutant.property,
-            mutant.scope,
-            verdict.time.as_secs_f64(),
-            verdict.text,
-        );
-    }
+    let next = AtomicUsize::new(0);
+    let worker = |number| -> anyhow::Result<usize> {
+        let scratch = mutants::Scratch::prepare(number)?;
+        let mut survivors = 0;
+        while let Some(mutant) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let verdicts = scratch.run(mutant)?;
+            survivors += usize::from(verdicts.iter().any(|verdict| !verdict.caught));
+            for verdict in verdicts {
+                print_verdict(mutant, &verdict);
+            }
+        }
+        Ok(survivors)
+    };
+    let survivors: usize = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs.min(chosen.len()))
+            .map(|number| {
+                let worker = &worker;
+                scope.spawn(move || worker(number))
+            })
+            .collect();
+        let joined = workers.into_iter().map(|worker| match worker.join() {
+            Ok(survivors) => survivors,
+            Err(_) => bail!("a worker panicked"),
+        });
+        joined.sum::<anyhow::Result<usize>>()
+    })?;
     println!("{} mutants, {survivors} not caught", chosen.len());
     Ok(if survivors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn print_verdict(mutant: &mutants::Mutant, verdict: &mutants::Verdict) {
+    println!(
+        "{:>3} {:52} {:9} {:28} in {:28} {:>6.1} s  {}",
+        mutant.number,
+        mutant.name,
+        if verdict.caught { "caught by" } else { "MISSED by" },
+        verdict.property,
+        mutant.scope,
+        verdict.time.as_secs_f64(),
+        verdict.text,
+    );
 }
 
 fn list() -> anyhow::Result<ExitCode> {

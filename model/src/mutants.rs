@@ -36,6 +36,9 @@ pub struct Mutant {
     pub also: Vec<Edit>,
     /// The property that must catch it.
     pub property: String,
+    /// Other properties that must catch it there, too.
+    #[serde(default)]
+    pub besides: Vec<String>,
     /// The smallest scope in which it does.
     pub scope: String,
     /// When it runs besides when its file changed.
@@ -111,22 +114,30 @@ impl Mutant {
         let Some(scope) = scopes.iter().find(|scope| scope.name == self.scope) else {
             bail!("mutant {} ({}): no scope is called {}", self.number, self.name, self.scope);
         };
-        ensure!(
-            scope.properties().contains(&self.property.as_str()),
-            "mutant {} ({}): scope {} has no property {}",
-            self.number,
-            self.name,
-            self.scope,
-            self.property,
-        );
+        for property in self.properties() {
+            ensure!(
+                scope.properties().contains(&property.as_str()),
+                "mutant {} ({}): scope {} has no property {property}",
+                self.number,
+                self.name,
+                self.scope,
+            );
+        }
         Ok(())
+    }
+
+    /// The properties that must catch it.
+    pub fn properties(&self) -> impl Iterator<Item = &String> {
+        std::iter::once(&self.property).chain(&self.besides)
     }
 }
 
-/// What became of a mutant.
+/// What became of a mutant before one of its properties.
 #[derive(Clone, Debug)]
 pub struct Verdict {
-    /// Whether its property caught it.
+    /// The property.
+    pub property: String,
+    /// Whether it caught the mutant.
     pub caught: bool,
     /// What there is to say.
     pub text: String,
@@ -141,9 +152,10 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Copies the sources. The folder and its build stay, so that the next mutant builds on them.
-    pub fn prepare() -> anyhow::Result<Self> {
-        let target = root().join("target/mutants");
+    /// Copies the sources. The folder and its build stay, so that the next mutant builds on them. Several copies, each
+    /// of a number of its own, are worked on at once: a build and a search by levels each keep one core busy.
+    pub fn prepare(number: usize) -> anyhow::Result<Self> {
+        let target = root().join(format!("target/mutants/{number}"));
         let folder = target.join("workspace");
         for package in ["spec", "model"] {
             copy(&root().join(package), &folder.join(package))?;
@@ -155,18 +167,20 @@ impl Scratch {
     }
 
     /// Puts one mutant in, builds, hunts, and takes it out again.
-    pub fn run(&self, mutant: &Mutant) -> anyhow::Result<Verdict> {
+    pub fn run(&self, mutant: &Mutant) -> anyhow::Result<Vec<Verdict>> {
         let path = self.folder.join(&mutant.file);
         let original = std::fs::read_to_string(&path).with_context(|| mutant.file.clone())?;
         std::fs::write(&path, mutant.apply(&original)?)?;
-        let verdict = self.build_and_hunt(mutant);
+        let built = self.build(mutant);
+        let verdicts =
+            built.and_then(|()| mutant.properties().map(|p| self.hunt(mutant, p)).collect());
         std::fs::write(&path, original)?;
-        verdict
+        verdicts
     }
 
-    fn build_and_hunt(&self, mutant: &Mutant) -> anyhow::Result<Verdict> {
+    fn build(&self, mutant: &Mutant) -> anyhow::Result<()> {
         let build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-            .args(["build", "--quiet", "--offline", "-p", "model"])
+            .args(["build", "--quiet", "--offline", "-p", "model", "--bin", "model"])
             .current_dir(&self.folder)
             .env("CARGO_TARGET_DIR", &self.target)
             .env("RUSTFLAGS", "-Awarnings")
@@ -175,13 +189,18 @@ impl Scratch {
             let said = String::from_utf8_lossy(&build.stderr).into_owned();
             bail!("mutant {} ({}) doesn't compile:\n{said}", mutant.number, mutant.name);
         }
+        Ok(())
+    }
+
+    fn hunt(&self, mutant: &Mutant, property: &str) -> anyhow::Result<Verdict> {
         let started = Instant::now();
         let search = if mutant.search == Hunt::Breadth { "breadth" } else { "depth" };
         let hunt = Command::new(self.target.join("debug/model"))
-            .args(["hunt", &mutant.scope, &mutant.property, "--search", search])
+            .args(["hunt", &mutant.scope, property, "--search", search])
             .output()?;
         let said = String::from_utf8_lossy(&hunt.stdout);
         Ok(Verdict {
+            property: property.to_owned(),
             caught: hunt.status.code() == Some(i32::from(HUNT_CAUGHT)),
             text: said.lines().next().unwrap_or("said nothing").to_owned(),
             time: started.elapsed(),
@@ -276,6 +295,7 @@ mod tests {
             becomes: "changed;".to_owned(),
             also: Vec::new(),
             property: "p".to_owned(),
+            besides: Vec::new(),
             scope: "s".to_owned(),
             tier: Tier::Ci,
             search: Hunt::Breadth,

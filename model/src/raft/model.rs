@@ -9,7 +9,7 @@ use spec::{
     raft::{
         Command, Config, Configuration, Durable, Entry, Index, Member, MembershipChange, Message,
         Node, Payload, Proposal, Request, Role, ServerId, SnapshotId, Suffrage, Term, Timer,
-        message::{AppendResult, Appended},
+        message::{AppendEntries, AppendResult, Appended},
     },
     time::{ClusterTime, Instant},
 };
@@ -57,10 +57,14 @@ pub struct Bounds {
     pub chunks: u64,
     /// Entries that compaction leaves.
     pub trailing: u64,
+    /// The machine's `reach_back`.
+    pub reach_back: bool,
     /// The disks that the search starts from, where not those of a cluster that was just formed.
     pub disks: &'static [Disk],
     /// Acknowledgements under way then: from, to, the term, and the index up to which they match.
     pub acks: &'static [(usize, usize, u64, u64)],
+    /// Heartbeats under way where the search starts, of terms that are over.
+    pub heartbeats: &'static [Heartbeat],
     /// Steps from there on to where the search starts.
     pub start: &'static [Start],
     /// Membership changes that may be asked for.
@@ -77,6 +81,21 @@ pub struct Disk {
     pub vote: Option<usize>,
     /// The terms of its entries from index 2 on.
     pub terms: &'static [u64],
+}
+
+/// A heartbeat of a term that is over.
+#[derive(Clone, Copy, Debug)]
+pub struct Heartbeat {
+    /// The server that led.
+    pub from: usize,
+    /// The receiver.
+    pub to: usize,
+    /// The term that it led.
+    pub term: u64,
+    /// The last entry, of that term, which was committed then.
+    pub index: u64,
+    /// Its ReadIndex round.
+    pub round: u64,
 }
 
 /// A step of the way to where a search starts. Messages that it leaves under way are lost.
@@ -128,8 +147,10 @@ impl Default for Bounds {
             inflight: 1,
             chunks: 1,
             trailing: 0,
+            reach_back: false,
             disks: &[],
             acks: &[],
+            heartbeats: &[],
             start: &[],
             changes: &[],
         }
@@ -220,6 +241,7 @@ impl RaftModel {
             max_append_entries: bounds.append_entries,
             max_inflight: bounds.inflight,
             trailing_entries: bounds.trailing,
+            reach_back: bounds.reach_back,
             catch_up_slack: 0,
             // Delays say nothing here: any armed timer may run out at any time.
             heartbeat: Duration::ZERO,
@@ -232,6 +254,8 @@ impl RaftModel {
     }
 
     /// What the disks of a formed cluster hold: the first configuration, and nothing on a blank server's.
+    ///
+    /// The cluster's time stands while a model runs. It isn't 0, so that a leader that starts it afresh is seen.
     fn first_disk(&self, place: usize) -> Durable {
         let bounds = &self.bounds;
         if place >= bounds.voters + bounds.learners {
@@ -249,7 +273,7 @@ impl RaftModel {
         durable.entries.push(Entry {
             term: Term(1),
             index: Index(1),
-            time: ClusterTime(0),
+            time: ClusterTime(1),
             request: Request::Configuration(configuration),
         });
         if let Some(disk) = bounds.disks.get(place) {
@@ -266,7 +290,7 @@ impl RaftModel {
                 durable.entries.push(Entry {
                     term: Term(*term),
                     index: Index(index),
-                    time: ClusterTime(0),
+                    time: ClusterTime(index),
                     request,
                 });
             }
@@ -478,6 +502,16 @@ impl RaftModel {
             // A heartbeat shows what was committed.
             let heartbeat = Event::Fire(Timer::Heartbeat);
             world = progress::deliver_all(self, self.step(&world, place, heartbeat), absent);
+        }
+        for Heartbeat { from, to, term, index, round } in self.bounds.heartbeats {
+            let message = Message::AppendEntries(AppendEntries {
+                term: Term(*term),
+                previous: SnapshotId { index: Index(*index), term: Term(*term) },
+                entries: Vec::new(),
+                commit: Index(*index),
+                round: *round,
+            });
+            world.send(Packet { from: id_at(*from), to: id_at(*to), message }, &self.names);
         }
         world
     }

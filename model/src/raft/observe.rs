@@ -40,6 +40,8 @@ pub enum Broken {
     SnapshotIsPrefix,
     /// `linearizable_reads`
     LinearizableReads,
+    /// `log_reaches_back`
+    LogReachesBack,
 }
 
 impl Broken {
@@ -57,6 +59,7 @@ impl Broken {
             Self::StepsDownWithoutQuorum => 8,
             Self::SnapshotIsPrefix => 9,
             Self::LinearizableReads => 10,
+            Self::LogReachesBack => 11,
         }
     }
 }
@@ -142,9 +145,20 @@ impl<'a> Observer<'a> {
             || before.hard_state.voted_for.is_none()
             || before.hard_state.voted_for == after.hard_state.voted_for;
         self.hold(Broken::VoteFixedInTerm, fixed);
-        if let (Role::Leader(_), Role::Leader(_)) = (&before.role, &after.role)
+        // A snapshot of its own, not an installed one: that raises the commit index, and stands alone.
+        let saved = before.snapshot != after.snapshot && before.commit_index == after.commit_index;
+        if after.config.reach_back && saved {
+            let older = before.snapshot.as_ref().map_or(Index(0), |meta| meta.id.index);
+            let reaches = after.log.base.index <= older.max(before.log.base.index);
+            self.hold(Broken::LogReachesBack, reaches);
+        }
+        if let (Role::Leader(leader), Role::Leader(later)) = (&before.role, &after.role)
             && term_before == term_after
         {
+            let monotone = leader.progress.iter().all(|(id, progress)| {
+                later.progress.get(id).is_none_or(|p| progress.match_index <= p.match_index)
+            });
+            self.hold(Broken::Monotone, monotone);
             let kept = before
                 .log
                 .entries

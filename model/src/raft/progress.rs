@@ -1,4 +1,5 @@
-//! Progress: from every reachable state, a fair schedule without faults elects, commits and converges in a few rounds.
+//! Progress: from every reachable state, a fair schedule without faults elects, commits, converges and answers the reads
+//! that a leader has in a few rounds.
 //!
 //! Stateright's `eventually` misses cycles and joins. This is a function of a state instead, and `progress` is that it
 //! holds always. A vote that isn't forgotten in a new term breaks no safety property; it breaks this one.
@@ -35,6 +36,8 @@ struct Fair {
     servers: Vec<Server>,
     queue: VecDeque<Packet>,
     steps: usize,
+    /// A read waits for an index at a leader that has done all else.
+    forgot_a_read: bool,
 }
 
 impl Fair {
@@ -71,6 +74,12 @@ impl Fair {
         places.max_by_key(|place| self.servers[*place].node.hard_state.term)
     }
 
+    /// Whether it leads, and an entry of its term is committed.
+    fn knows_what_is_committed(&self, leader: usize) -> bool {
+        let node = &self.servers[leader].node;
+        matches!(&node.role, Role::Leader(leader) if leader.term_start <= node.commit_index)
+    }
+
     /// Whether every server of the leader's configuration is in its term and has applied what it committed.
     fn converged(&self, leader: usize, target: Index) -> bool {
         let node = &self.servers[leader].node;
@@ -83,6 +92,14 @@ impl Fair {
         node.commit_index >= target && node.membership.configuration.servers.keys().all(reached)
     }
 
+    /// Whether no read waits for an index at the leader.
+    fn has_answered_reads(&self, leader: usize) -> bool {
+        match &self.servers[leader].node.role {
+            Role::Leader(leader) => leader.reads.round.is_none() && leader.reads.waiting.is_empty(),
+            _ => false,
+        }
+    }
+
     /// A round: the leader, if there is one, commits something; else one server's election timer runs out.
     fn round(&mut self, candidate: usize) -> bool {
         self.deliver();
@@ -90,9 +107,18 @@ impl Fair {
             self.fire(leader, Timer::Transfer);
             self.fire(leader, Timer::Heartbeat);
             self.deliver();
-            let payload = Payload::from(vec![b'p']);
-            let proposals = vec![Proposal { request: 0, payload }];
-            self.step(leader, Event::Command(Command::Propose(proposals)));
+            // Its own first entry commits without anybody's asking.
+            for _ in 0..4 {
+                if !self.knows_what_is_committed(leader) {
+                    self.fire(leader, Timer::Heartbeat);
+                    self.deliver();
+                }
+            }
+            if self.knows_what_is_committed(leader) {
+                let payload = Payload::from(vec![b'p']);
+                let proposals = vec![Proposal { request: 0, payload }];
+                self.step(leader, Event::Command(Command::Propose(proposals)));
+            }
             let target = self.servers[leader].node.log.last_index();
             self.deliver();
             // One heartbeat takes up what was lost, one shows what was committed, and a snapshot takes one more.
@@ -101,7 +127,9 @@ impl Fair {
                 self.deliver();
             }
             let leads = matches!(self.servers[leader].node.role, Role::Leader(_));
-            if leads && self.converged(leader, target) {
+            if leads && self.knows_what_is_committed(leader) && self.converged(leader, target) {
+                // Another election would end a read that a leader forgot.
+                self.forgot_a_read = !self.has_answered_reads(leader);
                 return true;
             }
         }
@@ -120,7 +148,7 @@ impl Fair {
 pub fn progresses(world: &World) -> bool {
     let servers: Vec<Server> = world.servers.iter().map(|part| part.value.clone()).collect();
     let count = servers.len();
-    let mut fair = Fair { servers, queue: VecDeque::new(), steps: 0 };
+    let mut fair = Fair { servers, queue: VecDeque::new(), steps: 0, forgot_a_read: false };
     for place in 0..count {
         if let Some((ticket, _)) = fair.servers[place].pending.last() {
             let ticket = *ticket;
@@ -130,7 +158,7 @@ pub fn progresses(world: &World) -> bool {
             fair.step(place, Event::Command(Command::SnapshotStored(meta.id)));
         }
     }
-    (0..3 * count).any(|round| fair.round(round % count))
+    (0..3 * count).any(|round| fair.round(round % count)) && !fair.forgot_a_read
 }
 
 /// Delivers everything but what is to or from those absent, in a fixed order, until nothing is under way.

@@ -38,6 +38,7 @@ pub fn of(model: &RaftModel) -> Vec<Property<RaftModel>> {
         ("vote_fixed_in_term", |_, s| unbroken(s, Broken::VoteFixedInTerm)),
         ("acks_durable", |_, s| unbroken(s, Broken::AcksDurable)),
         ("match_index_durable", |_, s| match_index_durable(&s.world)),
+        ("cluster_time_monotone", |_, s| nodes(s, cluster_time_monotone)),
         ("log_consecutive", |_, s| nodes(s, invariant::log_consecutive)),
         ("indexes_ordered", |_, s| nodes(s, invariant::indexes_ordered)),
         ("terms_ordered", |_, s| nodes(s, invariant::terms_ordered)),
@@ -77,6 +78,8 @@ pub fn of(model: &RaftModel) -> Vec<Property<RaftModel>> {
     if most.changes > 0 || model.bounds.learners > 0 {
         always.push(("one_change_at_a_time", |_, s| one_change_at_a_time(&s.world)));
         always.push(("quorum_overlap", |_, s| quorum_overlap(&s.world)));
+        always.push(("configuration_of_log", |_, s| nodes(s, configuration_of_log)));
+        always.push(("removed_leader_follows", |_, s| nodes(s, removed_leader_follows)));
     }
     if most.changes > 0 {
         sometimes.push(("commits_configuration", |_, s| {
@@ -88,11 +91,26 @@ pub fn of(model: &RaftModel) -> Vec<Property<RaftModel>> {
                 .any(|(entry, _)| matches!(entry.request, Request::Configuration(_)))
         }));
     }
+    if model.bounds.blank > 0 {
+        sometimes.push(("blank_server_votes", |model, s| {
+            let first = model.bounds.voters + model.bounds.learners;
+            s.world.servers.iter().skip(first).any(|server| server.value.node.is_voter())
+        }));
+    }
     if most.snapshots > 0 {
         always.push(("snapshot_is_prefix", |_, s| snapshot_is_prefix(s)));
+        if model.bounds.reach_back {
+            always.push(("log_reaches_back", |_, s| unbroken(s, Broken::LogReachesBack)));
+        }
         sometimes.push(("compacts", |_, s| any(s, |node| node.log.base.index > Index(0))));
-        sometimes.push(("installs_snapshot", |_, s| {
-            let snapshots = s.world.servers.iter().filter(|p| p.value.disk.snapshot.is_some());
+        sometimes.push(("installs_snapshot", |model, s| {
+            let mut disks = s.world.servers.iter().map(|server| &server.value.disk);
+            if model.bounds.reach_back {
+                // A log that reaches back starts at its snapshot only where that was installed.
+                return disks
+                    .any(|disk| disk.snapshot.as_ref().is_some_and(|meta| meta.id == disk.base));
+            }
+            let snapshots = disks.filter(|disk| disk.snapshot.is_some());
             snapshots.count() > usize::from(s.world.spent.snapshots)
         }));
     }
@@ -209,6 +227,36 @@ pub fn match_index_durable(world: &World) -> bool {
             }
         })
     })
+}
+
+/// Along a log, and from a snapshot on to what follows it, the cluster's time never goes back.
+pub fn cluster_time_monotone(node: &Node) -> bool {
+    let (last, mut least) =
+        node.snapshot.as_ref().map_or_else(Default::default, |meta| (meta.id.index, meta.time));
+    node.log.entries.iter().filter(|entry| entry.index > last).all(|entry| {
+        let monotone = least <= entry.time;
+        least = entry.time;
+        monotone
+    })
+}
+
+/// The configuration in force is the newest one of the log, or the snapshot's where there is none behind it.
+pub fn configuration_of_log(node: &Node) -> bool {
+    let logged = node.log.entries.iter().rev().find_map(|entry| match &entry.request {
+        Request::Configuration(configuration) => Some((entry.index, configuration)),
+        Request::Noop | Request::Command(_) => None,
+    });
+    let snapshot =
+        node.snapshot.as_ref().map(|meta| (meta.configuration_index, &meta.configuration));
+    let newest = logged.into_iter().chain(snapshot).max_by_key(|(index, _)| *index);
+    newest.is_none_or(|newest| newest == (node.membership.index, &node.membership.configuration))
+}
+
+/// Nobody leads who knows that its removal is committed.
+pub fn removed_leader_follows(node: &Node) -> bool {
+    let removed = !voters(&node.membership.configuration).contains(&node.config.id);
+    let committed = node.membership.index <= node.commit_index;
+    !(matches!(node.role, Role::Leader(_)) && removed && committed)
 }
 
 /// No leader has two configurations in its log that aren't committed.

@@ -285,14 +285,19 @@ impl Rename for Round {
 impl Rename for Leader {
     fn rename(&self, names: &Renaming) -> Self {
         let Self { progress, term_start, reads, transfer, clock, uncommitted_bytes } = self;
-        let ReadRounds { n, round, waiting } = reads;
+        let ReadRounds { n, round, waiting, nearest } = reads;
         let transfer = transfer
             .as_ref()
             .map(|Transfer { request, to }| Transfer { request: *request, to: to.rename(names) });
         Self {
             progress: progress.rename(names),
             term_start: *term_start,
-            reads: ReadRounds { n: *n, round: round.rename(names), waiting: waiting.rename(names) },
+            reads: ReadRounds {
+                n: *n,
+                round: round.rename(names),
+                waiting: waiting.rename(names),
+                nearest: nearest.rename(names),
+            },
             transfer,
             clock: *clock,
             uncommitted_bytes: *uncommitted_bytes,

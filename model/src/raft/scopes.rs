@@ -3,8 +3,8 @@
 use super::{
     model::{
         Bounds,
-        Change::{Promote, Remove},
-        Disk, RaftModel,
+        Change::{Add, Promote, Remove},
+        Disk, Heartbeat, RaftModel,
         Start::{Append, Commit, Elect},
     },
     property::Watch,
@@ -20,7 +20,7 @@ type Clauses = &'static [&'static str];
 /// What every scope checks: identity, durability, votes, the log.
 const CORE: Clauses = &[
     "RAFT-1", "RAFT-3", "RAFT-5", "RAFT-6", "RAFT-7", "RAFT-12", "RAFT-13", "RAFT-14", "RAFT-15",
-    "RAFT-16", "RAFT-17", "RAFT-18", "RAFT-19", "RAFT-20", "RAFT-21",
+    "RAFT-16", "RAFT-17", "RAFT-18", "RAFT-19", "RAFT-20", "RAFT-21", "RAFT-22",
 ];
 const DISK: Clauses = &["RAFT-1", "RAFT-2", "RAFT-3", "RAFT-4", "RAFT-5", "RAFT-7"];
 const PRE_VOTE: Clauses = &["RAFT-5", "RAFT-6", "RAFT-7", "RAFT-8", "RAFT-9"];
@@ -70,6 +70,7 @@ pub fn scopes() -> Vec<Scope> {
     let mut all = elections();
     all.extend(logs());
     all.extend(clusters());
+    all.extend(reads());
     all
 }
 
@@ -162,6 +163,18 @@ fn logs() -> Vec<Scope> {
             },
         ),
         safe(
+            "raft-replication-3-terms",
+            Deep,
+            CORE,
+            "3 servers, one of which leads: 2 more terms, a request.",
+            Bounds {
+                terms: 3,
+                most: Spent { timeouts: 2, requests: 1, ..NONE },
+                start: &[Elect(0, &[])],
+                ..Bounds::default()
+            },
+        ),
+        safe(
             "raft-conflict-3-terms",
             Deep,
             CORE,
@@ -198,7 +211,73 @@ fn logs() -> Vec<Scope> {
     ]
 }
 
-/// Learners, changes of membership, snapshots, transfers, reads.
+/// Server 1 led term 2, committed its first entry everywhere, and crashed.
+const LED: &[Disk] = &[
+    Disk { term: 2, vote: Some(0), terms: &[2] },
+    Disk { term: 2, vote: Some(0), terms: &[2] },
+    Disk { term: 2, vote: Some(0), terms: &[2] },
+];
+
+/// Linearizable reads.
+fn reads() -> Vec<Scope> {
+    vec![
+        live(
+            "raft-read",
+            Ci,
+            READS,
+            "3 servers, a read at any of them, an election that the old leader may not know of.",
+            Bounds {
+                terms: 2,
+                most: Spent { reads: 1, timeouts: 1, ..NONE },
+                start: &[Elect(0, &[]), Commit(0, &[])],
+                ..Bounds::default()
+            },
+        ),
+        safe(
+            "raft-read-restart",
+            Ci,
+            READS,
+            "2 servers, two reads, a request, and a crash of who asked.",
+            Bounds {
+                voters: 2,
+                terms: 1,
+                most: Spent { reads: 2, requests: 1, crashes: 1, ..NONE },
+                eager_commit: true,
+                start: &[Elect(0, &[])],
+                ..Bounds::default()
+            },
+        ),
+        safe(
+            "raft-read-old-round",
+            Ci,
+            READS,
+            "3 servers whose leader led the term before, too, and has a ReadIndex round of it under way: an election, a read.",
+            Bounds {
+                terms: 3,
+                most: Spent { timeouts: 1, reads: 1, ..NONE },
+                disks: LED,
+                start: &[Elect(0, &[])],
+                heartbeats: &[Heartbeat { from: 0, to: 2, term: 2, index: 2, round: 1 }],
+                ..Bounds::default()
+            },
+        ),
+        safe(
+            "raft-read-write",
+            Deep,
+            READS,
+            "3 servers, a read at any of them beside a request to any leader, and an election that the old leader may not know of.",
+            Bounds {
+                terms: 2,
+                most: Spent { reads: 1, requests: 1, timeouts: 1, ..NONE },
+                eager_commit: true,
+                start: &[Elect(0, &[])],
+                ..Bounds::default()
+            },
+        ),
+    ]
+}
+
+/// Learners, changes of membership, snapshots, transfers.
 fn clusters() -> Vec<Scope> {
     vec![
         live(
@@ -277,6 +356,19 @@ fn clusters() -> Vec<Scope> {
             },
         ),
         live(
+            "raft-two-snapshots",
+            Ci,
+            SNAPSHOT,
+            "3 servers, one behind, and two snapshots of which the older one is kept with the log that leads from it.",
+            Bounds {
+                terms: 1,
+                most: Spent { requests: 2, snapshots: 2, heartbeats: 1, ..NONE },
+                start: &[Elect(0, &[2])],
+                reach_back: true,
+                ..Bounds::default()
+            },
+        ),
+        live(
             "raft-install",
             Ci,
             SNAPSHOT,
@@ -302,29 +394,18 @@ fn clusters() -> Vec<Scope> {
                 ..Bounds::default()
             },
         ),
-        safe(
-            "raft-read",
-            Ci,
-            READS,
-            "3 servers, a read at any of them, an election that the old leader may not know of.",
-            Bounds {
-                terms: 2,
-                most: Spent { reads: 1, timeouts: 1, ..NONE },
-                start: &[Elect(0, &[]), Commit(0, &[])],
-                ..Bounds::default()
-            },
-        ),
-        safe(
-            "raft-read-restart",
-            Ci,
-            READS,
-            "2 servers, two reads, a request, and a crash of who asked.",
+        live(
+            "raft-joining",
+            Deep,
+            MEMBERSHIP,
+            "2 voters and a blank server, which is added, catches up and is promoted; an election.",
             Bounds {
                 voters: 2,
-                terms: 1,
-                most: Spent { reads: 2, requests: 1, crashes: 1, ..NONE },
-                eager_commit: true,
+                blank: 1,
+                terms: 2,
+                most: Spent { timeouts: 1, changes: 2, heartbeats: 1, ..NONE },
                 start: &[Elect(0, &[])],
+                changes: &[Add(2), Promote(2)],
                 ..Bounds::default()
             },
         ),
