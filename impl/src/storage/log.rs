@@ -14,7 +14,7 @@ use spec::{
 use super::{
     Storage,
     error::StorageError,
-    files::{DataFile, Directory, write_whole},
+    files::{BLOCK, DataFile, Directory, write_whole},
     prepare::{self, Prepared, Preparer, Wanted, segment_name, segment_sequence},
 };
 
@@ -238,7 +238,10 @@ impl LogStore {
         }
         self.ledger.seal(&mut self.batch, end);
         let offset = to_offset(self.ledger.place().offset);
-        self.write(&self.batch, offset)?;
+        let mut batch = std::mem::take(&mut self.batch);
+        let written = self.write(&mut batch, offset);
+        self.batch = batch;
+        written?;
         self.ledger.synced(&self.batch, writes.iter().map(|(_, write)| write));
         self.look_ahead();
         Ok(())
@@ -249,6 +252,8 @@ impl LogStore {
         let mut next = self.preparer.take(self.wanted())?;
         let needed = to_offset(self.ledger.needed(end));
         if needed > next.size {
+            // Whole blocks, which alone go past the page cache.
+            let needed = needed.next_multiple_of(BLOCK as u64);
             if let Err(error) = prepare::fill(next.file.as_ref(), next.size, needed) {
                 let error = self.preparer.explain(&error, needed);
                 self.preparer.note_room(false);
@@ -263,17 +268,29 @@ impl LogStore {
         debug_assert_eq!(sequence, next.sequence, "segments are prepared in order");
         self.active = next.file;
         self.active_size = next.size;
-        self.write(&self.opening, 0)?;
+        let mut opening = std::mem::take(&mut self.opening);
+        let written = self.write(&mut opening, 0);
+        self.opening = opening;
+        written?;
         self.ledger.opened(&self.opening);
         self.sizes.push((sequence, next.size));
         Ok(())
     }
 
-    fn write(&self, bytes: &[u8], offset: u64) -> Result<(), StorageError> {
+    /// Writes a batch, and zeros up to the end of its last block. Behind a batch nothing is valid, and a block of which a
+    /// part is written and that isn't in the page cache (a segment's are not, where zeros went past it, or where it is
+    /// used again after a while) would have to be read first.
+    fn write(&self, batch: &mut Vec<u8>, offset: u64) -> Result<(), StorageError> {
         let failed = |what| {
             move |source| StorageError::Failed { what, path: self.directory.path().into(), source }
         };
-        write_whole(self.active.as_ref(), bytes, offset).map_err(failed("writing the log"))?;
+        let length = batch.len();
+        let end = offset + length as u64;
+        let padding = end.next_multiple_of(BLOCK as u64).min(self.active_size).saturating_sub(end);
+        batch.resize(length + usize::try_from(padding).unwrap_or(0), 0);
+        let written = write_whole(self.active.as_ref(), batch, offset);
+        batch.truncate(length);
+        written.map_err(failed("writing the log"))?;
         self.active.sync().map_err(failed("syncing the log"))
     }
 }

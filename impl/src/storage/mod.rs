@@ -12,7 +12,9 @@
 
 mod error;
 mod files;
+mod gossip;
 mod identity;
+mod keyring;
 mod log;
 pub mod memory;
 mod prepare;
@@ -21,17 +23,23 @@ mod snapshots;
 #[cfg(test)]
 mod tests;
 
-use std::{fs, io, path::Path, sync::Arc};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 pub use error::StorageError;
 pub use files::{DataFile, Directory, Disk};
+pub use gossip::GossipStore;
 pub use identity::{DirectoryLock, Identity, NODE_ID_FILE, parse_node_id};
+pub use keyring::{read_keyring, write_keyring};
 pub use log::{Found, LogOptions, LogStore, MemoryLog};
 pub use record::RecordFile;
 pub use snapshots::{SnapshotReader, SnapshotStore, SnapshotWriter};
 use spec::{
     machine::Ticket,
-    raft::{Durable, NodeId, SnapshotMeta, Write},
+    raft::{DiskId, Durable, Index, NodeId, SnapshotMeta, Write},
 };
 
 use self::memory::Memory;
@@ -76,6 +84,11 @@ pub struct Opened {
     pub lock: Option<DirectoryLock>,
 }
 
+/// The folder of a data directory without which its server is a new one, of the same node.
+pub fn raft_directory(data_dir: &Path) -> PathBuf {
+    data_dir.join(RAFT)
+}
+
 fn failed(what: &'static str, path: &Path) -> impl Fn(io::Error) -> StorageError {
     move |source| StorageError::Io { what, path: path.to_owned(), source }
 }
@@ -110,24 +123,68 @@ pub fn open(
     let identity = read_identity(data_dir, node)?;
     let directory = |name| Disk::create(&raft.join(name)).map_err(failed("creating", &raft));
     let log: Arc<dyn Directory> = Arc::new(directory(LOG)?);
-    let (log, found) = LogStore::open(log, identity.disk, options)
-        .map_err(|error| name_data_dir(error, data_dir))?;
+    let snapshots: Arc<dyn Directory> = Arc::new(directory(SNAPSHOTS)?);
+    let (durable, log, snapshots) = recover(data_dir, log, &snapshots, identity.disk, options)?;
+    Ok(Opened {
+        identity,
+        blank,
+        durable,
+        log,
+        snapshots,
+        records: Arc::new(Disk::existing(&raft)),
+        lock: Some(lock),
+    })
+}
+
+/// Recovers a server's log and its snapshots from the directories that hold them; `data_dir` is for messages.
+pub fn recover(
+    data_dir: &Path,
+    log: Arc<dyn Directory>,
+    snapshots: &Arc<dyn Directory>,
+    disk: DiskId,
+    options: LogOptions,
+) -> Result<(Durable, Box<dyn Storage>, SnapshotStore), StorageError> {
+    let (log, found) =
+        LogStore::open(log, disk, options).map_err(|error| name_data_dir(error, data_dir))?;
     if found.torn {
         tracing::info!(
             "the log's last write was torn by a crash and nobody was told of it: dropped"
         );
     }
-    let snapshots: Arc<dyn Directory> = Arc::new(directory(SNAPSHOTS)?);
-    let (durable, snapshots) = check_snapshots(data_dir, &snapshots, found)?;
-    Ok(Opened {
-        identity,
-        blank,
-        durable,
-        log: Box::new(log),
-        snapshots,
-        records: Arc::new(Disk::existing(&raft)),
-        lock: Some(lock),
-    })
+    let (durable, snapshots) = check_snapshots(data_dir, snapshots, found)?;
+    Ok((durable, Box::new(log), snapshots))
+}
+
+/// The file of the next flight record of a server in a folder: `NAME-1.flight`, `NAME-2.flight`, one for each start.
+pub fn flight_record(folder: &Path, name: &str) -> Result<fs::File, StorageError> {
+    fs::create_dir_all(folder).map_err(failed("creating", folder))?;
+    let mut n = 0_u64;
+    loop {
+        n += 1;
+        let path = folder.join(format!("{name}-{n}.flight"));
+        match fs::File::create_new(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => return made.map_err(failed("creating", &path)),
+        }
+    }
+}
+
+/// Opens the data directory of an agent that is no server: it holds who the node is, `node` where that is given, and is
+/// locked as a server's is. What a server left there stays as it is.
+pub fn open_client(
+    data_dir: &Path,
+    node: Option<NodeId>,
+) -> Result<(NodeId, DirectoryLock), StorageError> {
+    fs::create_dir_all(data_dir).map_err(failed("creating", data_dir))?;
+    let lock = DirectoryLock::take(data_dir)?;
+    let kept = identity::read_node_id(data_dir)?;
+    if let Some(node) = node.or(kept) {
+        return Ok((node, lock));
+    }
+    let minted = Identity::mint(None).map_err(failed("reading", Path::new("/dev/urandom")))?;
+    let path = data_dir.join(NODE_ID_FILE);
+    identity::write_text(&path, &minted.node.to_string()).map_err(failed("writing", &path))?;
+    Ok((minted.node, lock))
 }
 
 /// Makes identity and log of a new server under another name, and shows both with one rename.
@@ -200,7 +257,7 @@ fn name_data_dir(error: StorageError, data_dir: &Path) -> StorageError {
 }
 
 /// Opens the snapshots and checks the one that the log starts from. Where it is damaged, the one before serves, if the log
-/// reaches back to it.
+/// reaches back to it, or the log alone, if it reaches back to its first entry.
 fn check_snapshots(
     data_dir: &Path,
     directory: &Arc<dyn Directory>,
@@ -221,6 +278,11 @@ fn check_snapshots(
                 %damage, "starting from the snapshot before it, at index {}, and the log", older.id.index.0
             );
             durable.snapshot = Some(older);
+            Ok((durable, snapshots))
+        }
+        None if durable.base.index == Index(0) => {
+            tracing::error!(%damage, "starting from the log, which has everything");
+            durable.snapshot = None;
             Ok((durable, snapshots))
         }
         None => Err(StorageError::SnapshotLost {

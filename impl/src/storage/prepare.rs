@@ -18,13 +18,11 @@ use std::{
 
 use super::{
     error::{StorageError, means_full},
-    files::{DataFile, Directory, write_whole},
+    files::{Blocks, DataFile, Directory, write_whole_past_cache},
 };
 
 /// How long the thread waits before it tries again to make a segment.
 const RETRY: Duration = Duration::from_secs(1);
-/// How many zeros are written with one call.
-const STEP: usize = 1 << 20;
 /// After how many bytes of zeros the file is synced, so that a log's sync never waits for all of them.
 const BURST: u64 = 8 << 20;
 /// What a file is called while it is made.
@@ -185,12 +183,12 @@ impl Shared {
 pub(super) fn fill(file: &dyn DataFile, from: u64, size: u64) -> io::Result<()> {
     // Reserves first: a full disk shows before anything is written.
     file.reserve(size)?;
-    let zeros = vec![0; STEP];
+    let zeros = Blocks::new();
     let mut offset = from;
     let mut unsynced = 0;
     while offset < size {
-        let step = usize::try_from(size - offset).unwrap_or(STEP).min(STEP);
-        write_whole(file, &zeros[..step], offset)?;
+        let step = usize::try_from(size - offset).unwrap_or(Blocks::SIZE).min(Blocks::SIZE);
+        write_whole_past_cache(file, zeros.first(step), offset)?;
         offset += step as u64;
         unsynced += step as u64;
         if unsynced >= BURST {

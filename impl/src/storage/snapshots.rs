@@ -20,7 +20,7 @@ use spec::{
 
 use super::{
     error::{StorageError, means_full},
-    files::{DataFile, Directory, write_whole},
+    files::{DataFile, Directory, Run},
     memory::Memory,
 };
 
@@ -115,7 +115,7 @@ impl SnapshotStore {
             unfinished,
             file,
             lines: Vec::new(),
-            offset: 0,
+            run: Run::new(),
             done: false,
         })
     }
@@ -224,7 +224,7 @@ pub struct SnapshotWriter {
     unfinished: String,
     file: Box<dyn DataFile>,
     lines: Vec<Line>,
-    offset: u64,
+    run: Run,
     done: bool,
 }
 
@@ -236,10 +236,9 @@ impl SnapshotWriter {
 
     /// Appends the next chunk.
     pub fn write_chunk(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
-        let result = write_whole(self.file.as_ref(), bytes, self.offset);
+        let result = self.run.push(self.file.as_ref(), bytes);
         result.map_err(|e| self.store.error(&self.unfinished, &e, bytes.len() as u64))?;
         self.lines.push(snapshot::line(bytes));
-        self.offset += bytes.len() as u64;
         Ok(())
     }
 
@@ -249,14 +248,18 @@ impl SnapshotWriter {
             self.write_chunk(&[])?;
         }
         let directory = &self.store.shared.directory;
-        let publish = || {
-            write_whole(self.file.as_ref(), &snapshot::ending(self.id, &self.lines), self.offset)?;
+        let file = self.file.as_ref();
+        let mut publish = || {
+            self.run.push(file, &snapshot::ending(self.id, &self.lines))?;
+            self.run.finish(file)?;
             // The content before the name: a name that a crash leaves stands for a whole file.
-            self.file.sync()?;
+            file.sync()?;
             directory.rename(&self.unfinished, &name_of(self.id))?;
             directory.sync()
         };
-        publish().map_err(|error| self.store.error(&self.unfinished, &error, self.offset))?;
+        let published = publish();
+        let needed = self.run.end();
+        published.map_err(|error| self.store.error(&self.unfinished, &error, needed))?;
         self.done = true;
         Ok(self.chunks())
     }

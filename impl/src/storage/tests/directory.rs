@@ -146,11 +146,15 @@ fn damage_names_the_file_and_the_directory_to_move_away() {
 
 /// A directory with entries 1 to 8, snapshots at 3 and 6, and a log that begins behind `base`.
 fn with_snapshots(data_dir: &Path, base: u64) {
+    with_snapshots_at(data_dir, &[3, 6], base);
+}
+
+fn with_snapshots_at(data_dir: &Path, indexes: &[u64], base: u64) {
     let mut opened = open(data_dir, None, OPTIONS).unwrap();
     for n in 1..=8 {
         opened.log.append(&[(Ticket(n), append(n, 10))]).unwrap();
     }
-    for index in [3, 6] {
+    for &index in indexes {
         let mut writer = opened.snapshots.writer(id(index)).unwrap();
         writer.write_chunk(b"state").unwrap();
         writer.finish().unwrap();
@@ -175,6 +179,18 @@ fn a_damaged_snapshot_is_replaced_by_the_older_one_and_the_log() {
     assert_eq!(opened.durable.snapshot, Some(meta(3)));
     assert_eq!(opened.durable.base, id(2));
     assert_eq!(opened.durable.entries.len(), 6);
+    assert_eq!(spec::disk::invariant::broken(&opened.durable), None);
+}
+
+#[test]
+fn a_damaged_first_snapshot_is_replaced_by_the_log() {
+    let scratch = scratch();
+    with_snapshots_at(scratch.path(), &[6], 0);
+    damage_newest(scratch.path());
+    let opened = open(scratch.path(), None, OPTIONS).unwrap();
+    assert_eq!(opened.durable.snapshot, None);
+    assert_eq!(opened.durable.base.index, Index(0));
+    assert_eq!(opened.durable.entries.len(), 8);
     assert_eq!(spec::disk::invariant::broken(&opened.durable), None);
 }
 

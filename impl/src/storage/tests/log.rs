@@ -185,7 +185,7 @@ fn holds_two_segments(memory: &Memory, name: &str) -> bool {
 fn compacted_segments_are_written_again_and_the_log_stays_small() {
     for background in [false, true] {
         let memory = Memory::default();
-        let options = LogOptions { first_segment_bytes: 2048, segment_bytes: 2048, background };
+        let options = LogOptions { first_segment_bytes: 8192, segment_bytes: 8192, background };
         let mut store = fresh(&memory, options);
         let mut expected = Durable::default();
         let mut ticket = 0;
@@ -218,12 +218,12 @@ fn a_power_cut_at_any_point_of_rollover_and_recycling_loses_nothing() {
     loop {
         let memory = Memory::default();
         let options =
-            LogOptions { first_segment_bytes: 2048, segment_bytes: 2048, background: false };
+            LogOptions { first_segment_bytes: 8192, segment_bytes: 8192, background: false };
         let mut store = fresh(&memory, options);
         memory.inject(fault(Operation::Any, after, u64::MAX, ErrorKind::Other));
         let mut acknowledged = Durable::default();
         let mut failed = None;
-        let writes = (1..=12).flat_map(|index| {
+        let writes = (1..=48).flat_map(|index| {
             [Some(append(index, 10)), (index % 3 == 0).then(|| compact(index, index - 1))]
         });
         for write in writes.flatten() {
@@ -251,7 +251,7 @@ fn a_power_cut_at_any_point_of_rollover_and_recycling_loses_nothing() {
         }
         after += 1;
     }
-    assert!(after > 30, "only {after} points");
+    assert!(after > 120, "only {after} points");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The files of snapshots, and how they go with the log.
 
 use super::*;
+use crate::storage::files::{Blocks, Directory, Disk};
 
 fn store(memory: &Memory, named: &[SnapshotId]) -> SnapshotStore {
     SnapshotStore::open(Arc::new(memory.clone()), named).unwrap()
@@ -87,14 +88,44 @@ fn two_snapshots_are_kept_and_one_on_its_way_into_the_log() {
     assert_eq!(names(&memory), [snap(9)]);
 }
 
+/// Chunks of odd lengths, that end within a run of writes, at its end and behind it.
+fn save_large(snapshots: &SnapshotStore) -> Result<Vec<Vec<u8>>, StorageError> {
+    let lengths = [Blocks::SIZE - 3, 3, 1, 2 * Blocks::SIZE, Blocks::SIZE + 5];
+    let chunks: Vec<Vec<u8>> = (1..).zip(lengths).map(|(n, length)| vec![n; length]).collect();
+    let mut writer = snapshots.writer(id(7))?;
+    for chunk in &chunks {
+        writer.write_chunk(chunk)?;
+    }
+    writer.finish()?;
+    Ok(chunks)
+}
+
+#[test]
+fn a_large_snapshot_is_read_as_it_was_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::create(folder.path()).unwrap();
+    for directory in [Arc::new(disk) as Arc<dyn Directory>, Arc::new(Memory::default())] {
+        let snapshots = SnapshotStore::open(directory, &[]).unwrap();
+        let chunks = save_large(&snapshots).unwrap();
+        let reader = snapshots.reader(id(7)).unwrap();
+        for (number, chunk) in (0..).zip(&chunks) {
+            assert!(reader.read_chunk(number).unwrap() == *chunk, "chunk {number}");
+        }
+        assert_eq!(reader.chunks(), chunks.len() as u64);
+    }
+}
+
 #[test]
 fn a_full_disk_leaves_no_half_snapshot() {
-    let memory = Memory::default();
-    let snapshots = store(&memory, &[]);
-    memory.inject(fault(Operation::Write, 1, 1, ErrorKind::StorageFull));
-    assert!(save(&snapshots, 7).unwrap_err().is_full());
-    assert_eq!(names(&memory), [""; 0]);
-    save(&snapshots, 7).unwrap();
+    // Four full runs, and what is left.
+    for before in 0..5 {
+        let memory = Memory::default();
+        let snapshots = store(&memory, &[]);
+        memory.inject(fault(Operation::Write, before, 1, ErrorKind::StorageFull));
+        assert!(save_large(&snapshots).unwrap_err().is_full(), "after {before} writes");
+        assert_eq!(names(&memory), [""; 0]);
+        save_large(&snapshots).unwrap();
+    }
 }
 
 /// At whatever point the power fails: a snapshot that the log names is there and whole (file first, then the record).
