@@ -134,13 +134,21 @@ async fn serve(
     handler: Arc<dyn Handler>,
 ) -> io::Result<()> {
     socket::prepare(&stream)?;
-    let handshake = timeout(shared.config.handshake_timeout, greet(shared, &mut stream));
+    let tunnels = handler.tunnels().filter(|tunnels| tunnels.is_open());
+    let greeted = greet(shared, &mut stream, tunnels.is_some());
+    let handshake = timeout(shared.config.handshake_timeout, greeted);
     let Some(hello) = handshake.await.map_err(io::Error::other)?? else { return Ok(()) };
     if let (Class::Raft, Some(address)) = (hello.class, &hello.address) {
         handler.connected(hello.from, address);
     }
     let end = match hello.class {
         Class::Rpc => shared.serve_calls(stream, hello, handler).await,
+        Class::Http => {
+            if let Some(tunnels) = tunnels {
+                tunnels.serve(stream).await;
+            }
+            return Ok(());
+        }
         Class::Raft | Class::Bulk => receive_raft(stream, &hello, &*handler).await,
     };
     match end.error {
@@ -150,8 +158,16 @@ async fn serve(
 }
 
 /// Reads the hello; none where it was refused.
-async fn greet(shared: &Shared, stream: &mut TcpStream) -> io::Result<Option<Hello>> {
+async fn greet(
+    shared: &Shared,
+    stream: &mut TcpStream,
+    takes_agents: bool,
+) -> io::Result<Option<Hello>> {
     let hello = hello::receive(stream).await?;
+    if hello.class == Class::Http && !takes_agents {
+        // Not yet, or not any more: another server is found sooner than a reason is read.
+        return Ok(None);
+    }
     let identity = *shared.identity.borrow();
     let own = Welcome { cluster: identity.cluster, server: identity.server };
     match hello.check(own) {

@@ -32,6 +32,8 @@ pub enum Class {
     Rpc,
     /// Chunks of snapshots, one way: Raft's other messages never wait behind them.
     Bulk,
+    /// Requests of the clients of an agent that is no server, as HTTP/2.
+    Http,
 }
 
 /// What the side that dialled says of itself.
@@ -119,7 +121,11 @@ impl Hello {
             (Some(theirs), Some(ours)) => theirs == ours,
             // Servers that look for a cluster talk to anybody, but Raft's messages belong to one: a server that
             // promised itself to one set must not be drawn into another's log.
-            (None, _) | (_, None) => self.class == Class::Rpc,
+            (None, _) | (_, None) if self.class == Class::Rpc => true,
+            // An agent that is no server belongs where its servers do. One that is in no cluster yet would only hold
+            // its requests, which another server could answer.
+            (None, Some(_)) => self.class == Class::Http,
+            (_, None) => false,
         };
         if agree { Ok(()) } else { Err(Refusal::Cluster { belongs_to: own.cluster }) }
     }
@@ -194,6 +200,9 @@ mod tests {
         assert_eq!(hello(Class::Bulk, None, Some(me)).check(own(Some(7))), Err(other(Some(7))));
         assert_eq!(hello(Class::Rpc, None, None).check(own(Some(7))), Ok(()));
         assert_eq!(hello(Class::Rpc, Some(7), None).check(own(None)), Ok(()));
+        assert_eq!(hello(Class::Http, None, None).check(own(Some(7))), Ok(()));
+        assert_eq!(hello(Class::Http, None, None).check(own(None)), Err(other(None)));
+        assert_eq!(hello(Class::Http, Some(8), None).check(own(Some(7))), Err(other(Some(7))));
         // The same node with a wiped disk is another server.
         let wiped = Some(ServerId::new(1, 2));
         let refusal = Refusal::Addressee { is: me };
@@ -208,5 +217,9 @@ mod tests {
         let mut bytes = vec![];
         codec::frame(&hello, &mut bytes);
         assert_eq!(bytes, [11, 0, 0, 0, 1, 1, 2, 1, 3, 9, 9, 1, 1, 2, 0]);
+        let hello = Hello { class: Class::Http, cluster: None, to: None, ..hello };
+        bytes.clear();
+        codec::frame(&hello, &mut bytes);
+        assert_eq!(bytes, [8, 0, 0, 0, 1, 1, 3, 0, 9, 9, 0, 0]);
     }
 }

@@ -3,7 +3,7 @@
 use std::{io, sync::Arc, time::Duration};
 
 use agent_sync::Latch;
-use spec::raft::ServerId;
+use spec::raft::{DiskId, NodeId, ServerId};
 use tokio::{
     net::TcpStream,
     sync::watch,
@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::{
-    Handler, Identity,
+    Handler, Identity, RpcError,
     hello::{self, Class, Hello, PROTOCOL, Refusal},
     pipe::Pipe,
     socket,
@@ -138,7 +138,9 @@ async fn open(
     match timeout(left, hello::open(&mut stream, hello)).await {
         Ok(Ok(Ok(welcome))) => Ok((stream, welcome)),
         Ok(Ok(Err(refusal))) => Err(Failure::Refused(refusal)),
-        Ok(Err(error)) => Err(Failure::Dial(format!("dial tcp {address}: {error}"))),
+        Ok(Err(error)) => {
+            Err(Failure::Dial(format!("dial tcp {address}: {}", socket::describe(&error))))
+        }
         Err(_) => Err(Failure::Dial(format!("dial tcp {address}: i/o timeout"))),
     }
 }
@@ -149,20 +151,36 @@ pub(super) async fn open_rpc(
     to: Option<ServerId>,
     own: Identity,
     within: Duration,
-) -> Result<TcpStream, super::RpcError> {
-    let hello = Hello {
-        protocol: PROTOCOL,
-        class: Class::Rpc,
-        cluster: own.cluster,
-        from: own.server,
-        to,
-        address: None,
-    };
+) -> Result<TcpStream, RpcError> {
+    dial(address, Class::Rpc, to, own, within).await
+}
+
+/// Dials the server at `host:port` for requests of clients, which speak HTTP/2 over it. `from` is this agent, which is
+/// no server and belongs to the cluster of whoever answers.
+pub async fn dial_http(
+    address: &str,
+    from: NodeId,
+    within: Duration,
+) -> Result<TcpStream, RpcError> {
+    // No disk votes for it.
+    let own = Identity { server: ServerId { node: from, disk: DiskId(0) }, cluster: None };
+    dial(address, Class::Http, None, own, within).await
+}
+
+async fn dial(
+    address: &str,
+    class: Class,
+    to: Option<ServerId>,
+    own: Identity,
+    within: Duration,
+) -> Result<TcpStream, RpcError> {
+    let Identity { server: from, cluster } = own;
+    let hello = Hello { protocol: PROTOCOL, class, cluster, from, to, address: None };
     match open(address, &hello, within).await {
         Ok((stream, _)) => Ok(stream),
-        Err(Failure::Dial(error)) => Err(super::RpcError::NotConnected(error)),
+        Err(Failure::Dial(error)) => Err(RpcError::NotConnected(error)),
         Err(Failure::Refused(refusal)) => {
-            Err(super::RpcError::Refused { address: address.to_owned(), refusal })
+            Err(RpcError::Refused { address: address.to_owned(), refusal })
         }
     }
 }

@@ -5,6 +5,7 @@
 //! | Raft | Raft's messages, in order, one way | drops: Raft allows for loss |
 //! | Bulk | chunks of snapshots, one way | drops |
 //! | Rpc | requests and responses, multiplexed | answers: each call learns whether it was sent |
+//! | Http | HTTP/2, in the hands of `http` here and of `client` there | as HTTP/2 has it |
 //!
 //! Raft's messages never wait behind chunks or requests. A connection of the Raft class that breaks, or can't be had,
 //! is told to the handler at once ([`Handler::unreachable`]): it is a suspicion that an election can start from.
@@ -16,6 +17,7 @@ mod link;
 mod pipe;
 mod rpc;
 mod socket;
+pub mod streams;
 #[cfg(test)]
 mod tests;
 
@@ -32,10 +34,16 @@ use agent_sync::Latch;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use spec::raft::{ClusterId, Message, ServerId};
-use tokio::{net::TcpListener, runtime::Handle, sync::watch, time::Instant};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime::Handle,
+    sync::watch,
+    time::Instant,
+};
 
 pub use self::{
     hello::{Class, PROTOCOL, Refusal},
+    link::dial_http,
     rpc::Caller,
     socket::listen,
 };
@@ -110,6 +118,17 @@ impl From<Message> for RaftMessage {
 
 /// What a handler answers a call with.
 pub type Answer = Pin<Box<dyn Future<Output = Bytes> + Send>>;
+/// A connection in somebody's hands, until it ends.
+pub type Tunnel = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Serves the connections of agents that are no servers.
+pub trait Tunnels: Send + Sync {
+    /// Whether it takes any. One that doesn't is told before a request could be sent in vain.
+    fn is_open(&self) -> bool;
+
+    /// Serves one to its end.
+    fn serve(&self, stream: TcpStream) -> Tunnel;
+}
 
 /// Who is told what arrives.
 pub trait Handler: Send + Sync + 'static {
@@ -126,6 +145,11 @@ pub trait Handler: Send + Sync + 'static {
 
     /// A server asks for something; dropped at the caller's deadline.
     fn call(&self, caller: Caller, request: Bytes) -> Answer;
+
+    /// Who serves agents that are no servers; their connections are closed where nobody does.
+    fn tunnels(&self) -> Option<Arc<dyn Tunnels>> {
+        None
+    }
 
     /// The server at this address refused the connection for Raft's messages. It is logged in any case.
     fn refused(&self, address: &str, refusal: &Refusal) {

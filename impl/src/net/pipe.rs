@@ -294,8 +294,17 @@ impl Frames {
     fn read(&mut self, stream: &TcpStream) -> io::Result<()> {
         // Grows with what arrives, not with what a header claims.
         self.buffer.reserve(READ_SIZE);
-        match stream.try_read_buf(&mut self.buffer)? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        let room = self.buffer.capacity() - self.buffer.len();
+        let mut taken = 0;
+        let read = stream.try_io(Interest::READABLE, || {
+            taken = stream.try_read_buf(&mut self.buffer)?;
+            // Less than there was room for: there is no more, and to ask again would only find that out.
+            let all = taken > 0 && taken < room;
+            if all { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        match read {
+            Err(error) if taken == 0 => Err(error),
+            _ if taken == 0 => Err(io::ErrorKind::UnexpectedEof.into()),
             _ => Ok(()),
         }
     }

@@ -56,12 +56,13 @@ pub(super) async fn dial(address: &str, within: Duration) -> Result<TcpStream, S
 }
 
 /// What Go says of an error in connecting.
-fn describe(error: &io::Error) -> String {
+pub(super) fn describe(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "connect: connection refused".into(),
         io::ErrorKind::TimedOut => "connect: connection timed out".into(),
         io::ErrorKind::HostUnreachable => "connect: no route to host".into(),
         io::ErrorKind::NetworkUnreachable => "connect: network is unreachable".into(),
+        io::ErrorKind::UnexpectedEof => "EOF".into(),
         io::ErrorKind::ConnectionReset => "connection reset by peer".into(),
         _ => error.to_string(),
     }

@@ -1,0 +1,18 @@
+//! The body of a request on its way to a server.
+
+use bytes::Bytes;
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+
+/// A body that was read, and can be sent again, or one that passes through as it comes.
+pub(crate) type Upload = Either<Full<Bytes>, Incoming>;
+
+/// A body that was read.
+pub(crate) fn whole(body: Bytes) -> Upload {
+    Either::Left(Full::new(body))
+}
+
+/// No body.
+pub(crate) fn empty() -> Upload {
+    Either::Left(Full::default())
+}
