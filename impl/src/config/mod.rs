@@ -1,22 +1,27 @@
 //! The agent's configuration: defaults, then files in command-line order, then flags, checked once and typed.
 
-pub mod duration;
 pub mod flags;
+pub mod gossip;
 pub mod load;
 pub mod resolve;
 pub mod schema;
 pub mod server;
+mod sockaddr;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use resolve::resolve;
 use serde_json::Value;
 pub use server::ServerSettings;
+use spec::raft::NodeId;
+use spec::state::{AutopilotSettings, agreement::INTERVAL};
 
+use self::gossip::GossipConfig;
 use crate::cli::CONSUL_VERSION;
+use crate::client::ClientSettings;
 use crate::http;
 use crate::http::Network;
 use crate::telemetry::Level;
@@ -123,8 +128,12 @@ pub struct Config {
     pub node_id: Option<String>,
     /// What the node says of itself to whoever asks for its metadata.
     pub node_meta: BTreeMap<String, String>,
-    /// The port of the LAN's gossip, for when there is one.
-    pub serf_lan_port: u16,
+    /// The LAN's gossip.
+    pub gossip: GossipConfig,
+    /// The WAN's gossip, where this agent is a member.
+    pub wan: Option<GossipConfig>,
+    /// Where this agent is found from other datacenters.
+    pub advertise_wan: IpAddr,
     /// Where servers listen for each other.
     pub bind_address: SocketAddr,
     /// What other servers are told to dial.
@@ -143,12 +152,18 @@ pub struct Config {
     pub raft_multiplier: u32,
     /// How long a request is held while there is no leader.
     pub rpc_hold_timeout: Duration,
+    /// What autopilot of a new cluster starts with.
+    pub autopilot: AutopilotSettings,
+    /// How long a server that has left lets requests of client agents end.
+    pub leave_drain_time: Duration,
     /// How many entries after which a snapshot is due.
     pub raft_snapshot_threshold: u64,
     /// How often that is looked at.
     pub raft_snapshot_interval: Duration,
     /// How many entries stay in the log behind a snapshot.
     pub raft_trailing_logs: u64,
+    /// Where flight records of Raft go; none are written where there is no folder.
+    pub flight_record_dir: Option<PathBuf>,
     /// Where the process id is written.
     pub pid_file: Option<PathBuf>,
     /// What its author should know, to be logged at the start.
@@ -159,9 +174,6 @@ impl Config {
     /// What the HTTP API is started with; the node's id is what the server found or made.
     pub fn http_settings(&self, node_id: String) -> http::Settings {
         let capped = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        let defaults = http::Settings::default();
-        let mut node_meta = defaults.node_meta;
-        node_meta.extend(self.node_meta.clone());
         http::Settings {
             datacenter: self.datacenter.clone(),
             node_name: self.node_name.clone(),
@@ -172,8 +184,9 @@ impl Config {
             bootstrap_expect: Some(capped(self.bootstrap_expect)).filter(|expect| *expect > 0),
             dev: self.dev,
             rpc_address: self.advertise_address,
-            serf_lan_port: self.serf_lan_port,
-            node_meta,
+            serf_lan_port: self.gossip.bind.port(),
+            serf_wan_port: self.wan.as_ref().map(|wan| wan.advertise.port()),
+            node_meta: self.all_node_meta(),
             response_headers: self.http.response_headers.clone(),
             block_endpoints: self.http.block_endpoints.clone(),
             allow_write_http_from: self.http.allow_write_http_from.clone(),
@@ -183,6 +196,23 @@ impl Config {
             max_query_time: self.http.max_query_time,
             disable_http_unprintable_char_filter: self.http.disable_unprintable_char_filter,
             ..http::Settings::default()
+        }
+    }
+
+    /// What the node says of itself, with what Consul's agents add.
+    pub fn all_node_meta(&self) -> BTreeMap<String, String> {
+        let mut all = http::Settings::default().node_meta;
+        all.extend(self.node_meta.clone());
+        all
+    }
+
+    /// What the forwarding half of an agent that is no server is started with, as this node.
+    pub fn client_settings(&self, node: NodeId) -> ClientSettings {
+        ClientSettings {
+            node,
+            rpc_hold_timeout: self.rpc_hold_timeout,
+            rpc_rate: self.limits.rpc_rate,
+            rpc_max_burst: self.limits.rpc_max_burst,
         }
     }
 
@@ -201,10 +231,14 @@ impl Config {
             server_addresses: self.server_addresses.clone(),
             raft_multiplier: self.raft_multiplier,
             rpc_hold_timeout: self.rpc_hold_timeout,
+            reconnect_timeout: self.gossip.reconnect_timeout,
+            autopilot: self.autopilot.clone(),
             limits: self.limits.clone(),
             raft_snapshot_threshold: self.raft_snapshot_threshold,
             raft_snapshot_interval: self.raft_snapshot_interval,
             raft_trailing_logs: self.raft_trailing_logs,
+            flight_record_dir: self.flight_record_dir.clone(),
+            digest_interval: INTERVAL,
         }
     }
 }

@@ -7,11 +7,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use spec::state::AutopilotSettings;
 
+use super::gossip::{Area, GossipConfig, GossipKey, GossipTuning};
 use super::load::{self, merge, multi_error};
 use super::schema::{self, KEYS, Kind, Status};
-use super::{Config, ConfigError, HttpConfig, Limits, Listen, Sources, duration};
-use crate::http::Network;
+use super::{Config, ConfigError, HttpConfig, Limits, Listen, Sources, sockaddr};
+use crate::http::{Network, go};
 use crate::telemetry::Level;
 
 /// The largest value and transaction: what fits one frame between servers beside its envelope.
@@ -25,8 +27,8 @@ fn defaults(dev: bool) -> Value {
         "default_query_time": "300s",
         "max_query_time": "600s",
         "log_level": "INFO",
-        "ports": {"http": 8500, "server": 8300, "serf_lan": 8301},
-        "performance": {"raft_multiplier": 1, "rpc_hold_timeout": "7s"},
+        "ports": {"http": 8500, "server": 8300, "serf_lan": 8301, "serf_wan": 8302},
+        "performance": {"raft_multiplier": 1, "rpc_hold_timeout": "7s", "leave_drain_time": "5s"},
         "limits": {
             "http_max_conns_per_client": 200,
             "rpc_max_conns_per_client": 100,
@@ -36,12 +38,57 @@ fn defaults(dev: bool) -> Value {
             "kv_max_value_size": 512 * 1024,
             "txn_max_req_len": 512 * 1024,
         },
+        "gossip_lan": {
+            "gossip_nodes": 3,
+            "gossip_interval": "200ms",
+            "probe_interval": "1s",
+            "probe_timeout": "500ms",
+            "suspicion_mult": 4,
+            "retransmit_mult": 4,
+        },
+        // Consul's; memberlist's own profile has 4 gossip_nodes.
+        "gossip_wan": {
+            "gossip_nodes": 3,
+            "gossip_interval": "500ms",
+            "probe_interval": "5s",
+            "probe_timeout": "3s",
+            "suspicion_mult": 6,
+            "retransmit_mult": 4,
+        },
+        "reconnect_timeout": "72h",
+        "reconnect_timeout_wan": "72h",
+        "sync_coordinate_interval_min": "15s",
+        "sync_coordinate_rate_target": 64.0,
+        "retry_interval": "30s",
+        "retry_interval_wan": "30s",
+        "autopilot": {
+            "cleanup_dead_servers": true,
+            "last_contact_threshold": "200ms",
+            "max_trailing_logs": 250,
+            "min_quorum": 0,
+            "server_stabilization_time": "10s",
+        },
         "raft_snapshot_threshold": 16_384,
         "raft_snapshot_interval": "30s",
         "raft_trailing_logs": 10_240,
     });
     if dev {
-        merge(&mut base, json!({"bind_addr": "127.0.0.1", "log_level": "DEBUG", "server": true}));
+        let quick = json!({
+            "gossip_interval": "100ms",
+            "probe_interval": "100ms",
+            "probe_timeout": "100ms",
+            "suspicion_mult": 3,
+        });
+        merge(
+            &mut base,
+            json!({
+                "bind_addr": "127.0.0.1",
+                "log_level": "DEBUG",
+                "server": true,
+                "gossip_lan": quick,
+                "gossip_wan": quick,
+            }),
+        );
     }
     base
 }
@@ -55,6 +102,7 @@ pub fn resolve(sources: &Sources) -> Result<Config, ConfigError> {
     }
     merge(&mut given, sources.flags.clone());
     let mut warnings = settle_unsupported(&given)?;
+    let of_the_wan = of_the_wan(&given);
     merge(&mut merged, given);
     let mut reader = Reader { root: &merged, errors: Vec::new(), guesses_address: false };
     let config = read(&mut reader, sources.dev, &mut warnings)?;
@@ -64,7 +112,19 @@ pub fn resolve(sources: &Sources) -> Result<Config, ConfigError> {
     };
     validate(&config, reader.guesses_address)?;
     if reader.guesses_address {
-        config.advertise_address.set_ip(IpAddr::V4(private_address()?));
+        let address = IpAddr::V4(private_address()?);
+        config.advertise_address.set_ip(address);
+        config.gossip.advertise.set_ip(address);
+        if config.advertise_wan.is_unspecified() {
+            config.advertise_wan = address;
+        }
+        if let Some(wan) = &mut config.wan {
+            wan.advertise.set_ip(config.advertise_wan);
+        }
+    }
+    if config.wan.is_none() {
+        let idle = |path| format!("{path} has no effect: this agent is not in the WAN's pool");
+        warnings.extend(of_the_wan.into_iter().map(idle));
     }
     settle_bootstrap(&mut config, &mut warnings);
     config.warnings = warnings;
@@ -81,12 +141,6 @@ fn settle_unsupported(given: &Value) -> Result<Vec<String>, ConfigError> {
                 return Err(ConfigError::new(format!("{} cannot be set: {why}", key.path)));
             }
             Status::Ignored if schema::is_off(value) => {}
-            Status::Ignored if matches!(key.path, "retry_join" | "start_join") => {
-                warnings.push(format!(
-                    "{} has no effect: gossip is not supported yet; name the servers in server_addresses",
-                    key.path
-                ));
-            }
             Status::Ignored => {
                 warnings.push(format!("{} has no effect: it is not supported yet", key.path));
             }
@@ -94,6 +148,19 @@ fn settle_unsupported(given: &Value) -> Result<Vec<String>, ConfigError> {
         }
     }
     Ok(warnings)
+}
+
+/// The keys that are given and have an effect in the WAN's pool only.
+fn of_the_wan(given: &Value) -> Vec<&'static str> {
+    let paths = KEYS.iter().filter(|key| key.status == Status::Used).map(|key| key.path);
+    // What others are told to dial is in the catalog as well, and the port is what switches the pool off.
+    let wan = |path: &&str| {
+        !matches!(*path, "advertise_addr_wan" | "ports.serf_wan")
+            && (path.ends_with("_wan")
+                || path.starts_with("gossip_wan.")
+                || path.starts_with("serf_wan"))
+    };
+    paths.filter(wan).filter(|path| lookup(given, path).is_some()).collect()
 }
 
 fn lookup<'a>(root: &'a Value, path: &str) -> Option<&'a Value> {
@@ -119,6 +186,10 @@ impl Reader<'_> {
 
     fn bool(&self, path: &str) -> bool {
         self.get(path, Kind::Bool).and_then(Value::as_bool).unwrap_or(false)
+    }
+
+    fn number(&self, path: &str) -> f64 {
+        self.get(path, Kind::Float).and_then(Value::as_f64).unwrap_or(0.0)
     }
 
     fn int(&self, path: &str) -> i64 {
@@ -152,13 +223,30 @@ impl Reader<'_> {
 
     fn duration(&mut self, path: &str) -> Duration {
         let text = self.get(path, Kind::Duration).and_then(Value::as_str).unwrap_or("0");
-        match duration::parse(text) {
-            Ok(duration) => duration,
+        match go::parse_duration(text.as_bytes()) {
+            // A negative one counts as zero, as Consul's own uses of them do.
+            Ok(nanoseconds) => go::positive(nanoseconds).unwrap_or_default(),
             Err(error) => {
                 self.errors.push(format!("{path}: invalid duration: {text:?}: {error}"));
                 Duration::ZERO
             }
         }
+    }
+
+    /// A switch whose default the caller knows.
+    fn switch(&self, path: &str, default: bool) -> bool {
+        self.get(path, Kind::Bool).and_then(Value::as_bool).unwrap_or(default)
+    }
+
+    fn networks(&mut self, path: &str) -> Vec<Network> {
+        let mut networks = Vec::new();
+        for text in self.texts(path) {
+            match text.parse::<Network>() {
+                Ok(network) => networks.push(network),
+                Err(_) => self.errors.push(format!("{path}: invalid CIDR address: {text}")),
+            }
+        }
+        networks
     }
 
     /// A port; 0 and below switch its listener off.
@@ -176,12 +264,6 @@ impl Reader<'_> {
     }
 
     fn ip(&mut self, path: &str, text: &str) -> Option<IpAddr> {
-        if text.contains("{{") {
-            self.errors.push(format!(
-                "{path}: go-sockaddr templates are not supported yet: write the address itself"
-            ));
-            return None;
-        }
         let address = IpAddr::from_str(text.trim_matches(['[', ']'])).ok();
         if address.is_none() {
             self.errors.push(format!("{path}: invalid ip address: {text}"));
@@ -189,12 +271,29 @@ impl Reader<'_> {
         address
     }
 
+    /// A text whose templates are replaced by what they come to on this machine.
+    fn template(&mut self, path: &str) -> Option<String> {
+        let text = self.text(path)?;
+        match sockaddr::evaluate(&text) {
+            Ok(text) => Some(text),
+            Err(error) => {
+                self.errors.push(format!("{path}: {error}"));
+                None
+            }
+        }
+    }
+
     fn one_ip(&mut self, path: &str) -> Result<Option<IpAddr>, ConfigError> {
-        let Some(text) = self.text(path).filter(|text| !text.is_empty()) else { return Ok(None) };
+        let Some(given) = self.text(path).filter(|text| !text.is_empty()) else { return Ok(None) };
+        let Some(text) = self.template(path) else { return Ok(None) };
+        if text.is_empty() {
+            self.errors.push(format!("{path}: {given} comes to no address"));
+            return Ok(None);
+        }
         if text.starts_with("unix://") {
             return Err(ConfigError::new(format!("{path} cannot be a unix socket")));
         }
-        if !text.contains("{{") && text.contains(char::is_whitespace) {
+        if text.contains(char::is_whitespace) {
             return Err(ConfigError::new(format!(
                 "{path} cannot contain multiple addresses. Use 'addresses.{{dns,http,https}}' instead."
             )));
@@ -231,6 +330,8 @@ fn read(
         _ => host_name(),
     };
     warn_of_names_that_dns_lacks(&node_name, warnings);
+    let gossip = read_gossip(reader, bind, advertise)?;
+    let advertise_wan = reader.one_ip("advertise_addr_wan")?.unwrap_or(advertise);
     Ok(Config {
         dev,
         server: reader.bool("server"),
@@ -244,7 +345,9 @@ fn read(
         node_name,
         node_id: reader.text("node_id").filter(|id| !id.is_empty()).map(|id| id.to_lowercase()),
         node_meta: reader.pairs("node_meta").into_iter().collect(),
-        serf_lan_port: reader.port("ports.serf_lan").unwrap_or(0),
+        wan: read_wan(reader, &gossip, bind, advertise_wan)?,
+        advertise_wan,
+        gossip,
         bind_address: SocketAddr::new(bind, server_port),
         advertise_address: SocketAddr::new(advertise, server_port),
         server_addresses: server_addresses(reader),
@@ -261,12 +364,167 @@ fn read(
                 ))
             })?,
         rpc_hold_timeout: reader.duration("performance.rpc_hold_timeout"),
+        autopilot: read_autopilot(reader, warnings),
+        leave_drain_time: reader.duration("performance.leave_drain_time"),
         raft_snapshot_threshold: reader.count("raft_snapshot_threshold"),
         raft_snapshot_interval: reader.duration("raft_snapshot_interval"),
         raft_trailing_logs: reader.count("raft_trailing_logs"),
+        flight_record_dir: reader
+            .text("flight_record_dir")
+            .filter(|dir| !dir.is_empty())
+            .map(PathBuf::from),
         pid_file: reader.text("pid_file").filter(|path| !path.is_empty()).map(PathBuf::from),
         warnings: Vec::new(),
     })
+}
+
+fn read_gossip(
+    reader: &mut Reader<'_>,
+    bind: IpAddr,
+    advertise: IpAddr,
+) -> Result<GossipConfig, ConfigError> {
+    let server = reader.bool("server");
+    let port = reader.port("ports.serf_lan").unwrap_or_else(|| {
+        reader.errors.push("ports.serf_lan cannot be switched off".to_owned());
+        0
+    });
+    let listen = reader.one_ip("serf_lan")?.unwrap_or(bind);
+    let key = match reader.text("encrypt").filter(|key| !key.is_empty()) {
+        None => None,
+        Some(text) => Some(
+            text.parse::<GossipKey>()
+                .map_err(|error| ConfigError::new(format!("encrypt has invalid key: {error}")))?,
+        ),
+    };
+    let tuning = read_tuning(reader, &LAN_TUNING)?;
+    Ok(GossipConfig {
+        area: Area::Lan,
+        bind: SocketAddr::new(listen, port),
+        advertise: SocketAddr::new(advertise, port),
+        tuning,
+        key,
+        verify_incoming: reader.switch("encrypt_verify_incoming", true),
+        verify_outgoing: reader.switch("encrypt_verify_outgoing", true),
+        disable_keyring_file: reader.bool("disable_keyring_file"),
+        start_join: reader.texts("start_join"),
+        retry_join: reader.texts("retry_join"),
+        retry_interval: reader.duration("retry_interval"),
+        retry_max: reader.count("retry_max"),
+        rejoin_after_leave: reader.bool("rejoin_after_leave"),
+        // A client that goes is not missed; a server that goes leaves the others with a smaller quorum.
+        leave_on_terminate: reader.switch("leave_on_terminate", !server),
+        skip_leave_on_interrupt: reader.switch("skip_leave_on_interrupt", server),
+        reconnect_timeout: reader.duration("reconnect_timeout"),
+        allowed: reader.networks("serf_lan_allowed_cidrs"),
+        disable_coordinates: reader.bool("disable_coordinates"),
+        coordinate_rate: reader.number("sync_coordinate_rate_target"),
+        coordinate_interval: reader.duration("sync_coordinate_interval_min"),
+    })
+}
+
+/// The WAN's pool, where this agent is a member: a server with a port for it. What has no key of its own is as in the LAN.
+fn read_wan(
+    reader: &mut Reader<'_>,
+    lan: &GossipConfig,
+    bind: IpAddr,
+    advertise: IpAddr,
+) -> Result<Option<GossipConfig>, ConfigError> {
+    let Some(port) = reader.port("ports.serf_wan").filter(|_| reader.bool("server")) else {
+        return Ok(None);
+    };
+    let listen = reader.one_ip("serf_wan")?.unwrap_or(bind);
+    let tuning = read_tuning(reader, &WAN_TUNING)?;
+    Ok(Some(GossipConfig {
+        area: Area::Wan,
+        bind: SocketAddr::new(listen, port),
+        advertise: SocketAddr::new(advertise, port),
+        tuning,
+        start_join: reader.texts("start_join_wan"),
+        retry_join: reader.texts("retry_join_wan"),
+        retry_interval: reader.duration("retry_interval_wan"),
+        retry_max: reader.count("retry_max_wan"),
+        reconnect_timeout: reader.duration("reconnect_timeout_wan"),
+        allowed: reader.networks("serf_wan_allowed_cidrs"),
+        ..lan.clone()
+    }))
+}
+
+/// The keys of a pool's tuning: nodes, gossip's interval, the probe's interval and timeout, the two factors.
+type TuningKeys = (&'static str, [&'static str; 6]);
+
+const LAN_TUNING: TuningKeys = (
+    "gossip_lan",
+    [
+        "gossip_lan.gossip_nodes",
+        "gossip_lan.gossip_interval",
+        "gossip_lan.probe_interval",
+        "gossip_lan.probe_timeout",
+        "gossip_lan.suspicion_mult",
+        "gossip_lan.retransmit_mult",
+    ],
+);
+const WAN_TUNING: TuningKeys = (
+    "gossip_wan",
+    [
+        "gossip_wan.gossip_nodes",
+        "gossip_wan.gossip_interval",
+        "gossip_wan.probe_interval",
+        "gossip_wan.probe_timeout",
+        "gossip_wan.suspicion_mult",
+        "gossip_wan.retransmit_mult",
+    ],
+);
+
+fn read_tuning(
+    reader: &mut Reader<'_>,
+    (block, [nodes, gossip, probe, timeout, suspicion, retransmit]): &TuningKeys,
+) -> Result<GossipTuning, ConfigError> {
+    let tuning = GossipTuning {
+        gossip_nodes: reader.count(nodes),
+        gossip_interval: reader.duration(gossip),
+        probe_interval: reader.duration(probe),
+        probe_timeout: reader.duration(timeout),
+        suspicion_mult: reader.count(suspicion),
+        retransmit_mult: reader.count(retransmit),
+    };
+    tuning.check(block)?;
+    Ok(tuning)
+}
+
+fn read_autopilot(reader: &mut Reader<'_>, warnings: &mut Vec<String>) -> AutopilotSettings {
+    let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let settings = AutopilotSettings {
+        cleanup_dead_servers: reader.bool("autopilot.cleanup_dead_servers"),
+        last_contact_threshold_ns: nanoseconds(reader.duration("autopilot.last_contact_threshold")),
+        max_trailing_logs: reader.count("autopilot.max_trailing_logs"),
+        min_quorum: reader.count("autopilot.min_quorum"),
+        server_stabilization_time_ns: nanoseconds(
+            reader.duration("autopilot.server_stabilization_time"),
+        ),
+        redundancy_zone_tag: reader
+            .text("autopilot.redundancy_zone_tag")
+            .unwrap_or_default()
+            .as_str()
+            .into(),
+        disable_upgrade_migration: reader.bool("autopilot.disable_upgrade_migration"),
+        upgrade_version_tag: reader
+            .text("autopilot.upgrade_version_tag")
+            .unwrap_or_default()
+            .as_str()
+            .into(),
+    };
+    for (key, is_set) in [
+        ("redundancy_zone_tag", !settings.redundancy_zone_tag.is_empty()),
+        ("disable_upgrade_migration", settings.disable_upgrade_migration),
+        ("upgrade_version_tag", !settings.upgrade_version_tag.is_empty()),
+    ] {
+        if is_set {
+            warnings.push(format!(
+                "autopilot.{key} has no effect: it is part of Consul Enterprise, and only kept"
+            ));
+        }
+    }
+    settings
 }
 
 fn expect(value: i64) -> Result<usize, ConfigError> {
@@ -297,20 +555,17 @@ fn read_level(reader: &Reader<'_>) -> Result<Level, ConfigError> {
 }
 
 fn read_http(reader: &mut Reader<'_>) -> HttpConfig {
-    let client = reader.text("client_addr").unwrap_or_default();
+    let client = reader.template("client_addr").unwrap_or_default();
     if client.starts_with("unix://") {
         reader.errors.push("client_addr cannot be a unix socket".to_owned());
     }
-    let (path, places) = match reader.text("addresses.http") {
+    let (path, places) = match reader.template("addresses.http") {
         Some(places) if !places.is_empty() => ("addresses.http", places),
         _ => ("client_addr", client),
     };
     let mut listen = Vec::new();
     if let Some(port) = reader.port("ports.http") {
-        let templated = places.contains("{{");
-        let parts: Vec<_> =
-            if templated { vec![places.as_str()] } else { places.split_whitespace().collect() };
-        for place in parts {
+        for place in places.split_whitespace() {
             if let Some(socket) = place.strip_prefix("unix://") {
                 listen.push(Listen::Unix(PathBuf::from(socket)));
             } else if let Some(address) = reader.ip(path, place) {
@@ -340,10 +595,7 @@ fn read_limits(reader: &mut Reader<'_>) -> Limits {
     let limits = Limits {
         http_max_conns_per_client: reader.count("limits.http_max_conns_per_client"),
         rpc_max_conns_per_client: reader.count("limits.rpc_max_conns_per_client"),
-        rpc_rate: reader
-            .get("limits.rpc_rate", Kind::Float)
-            .and_then(Value::as_f64)
-            .unwrap_or(-1.0),
+        rpc_rate: reader.number("limits.rpc_rate"),
         rpc_max_burst: reader.count("limits.rpc_max_burst"),
         rpc_handshake_timeout: reader.duration("limits.rpc_handshake_timeout"),
         kv_max_value_size: reader.count("limits.kv_max_value_size"),
@@ -469,11 +721,6 @@ fn settle_bootstrap(config: &mut Config, warnings: &mut Vec<String>) {
     let expected = config.bootstrap_expect;
     if expected > 0 {
         warn(format!("bootstrap_expect > 0: expecting {expected} servers"));
-        if config.server_addresses.is_empty() {
-            warn(format!(
-                "bootstrap_expect is {expected}, but server_addresses names nobody: this server can only wait to be asked"
-            ));
-        }
     }
 }
 
@@ -520,20 +767,12 @@ fn private_addresses(table: &str) -> Vec<Ipv4Addr> {
         if let Some(text) = line.trim_start().strip_prefix("|-- ") {
             last = text.trim().parse::<Ipv4Addr>().ok();
         } else if line.contains("/32 host LOCAL") {
-            found.extend(last.filter(|address| is_private(*address) && !found.contains(address)));
+            found.extend(
+                last.filter(|address| sockaddr::is_private(*address) && !found.contains(address)),
+            );
         }
     }
     found
-}
-
-/// What Consul takes for private: the networks that RFC 6890 keeps from the public, less loopback and link-local.
-fn is_private(address: Ipv4Addr) -> bool {
-    address.is_private()
-        || address.is_documentation()
-        || matches!(
-            address.octets(),
-            [100, 64..=127, ..] | [192, 0, 0, _] | [198, 18..=19, ..] | [240..=254, ..]
-        )
 }
 
 #[cfg(test)]

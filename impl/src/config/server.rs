@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use spec::state::{AutopilotSettings, agreement::INTERVAL};
+
 use super::Limits;
 
 /// The settings of one server, in the terms of the configuration.
@@ -33,6 +35,10 @@ pub struct ServerSettings {
     pub raft_multiplier: u32,
     /// How long a request is held while there is no leader.
     pub rpc_hold_timeout: Duration,
+    /// How long a server may be silent that gossip never knew.
+    pub reconnect_timeout: Duration,
+    /// What autopilot of a new cluster starts with.
+    pub autopilot: AutopilotSettings,
     /// The limits.
     pub limits: Limits,
     /// How many entries after which a snapshot is due.
@@ -41,6 +47,10 @@ pub struct ServerSettings {
     pub raft_snapshot_interval: Duration,
     /// How many entries stay in the log behind a snapshot.
     pub raft_trailing_logs: u64,
+    /// Where flight records of Raft go, one for each start; none are written where there is no folder.
+    pub flight_record_dir: Option<PathBuf>,
+    /// At which indexes servers compare their states: the multiples of it. No key sets it.
+    pub digest_interval: u64,
 }
 
 impl ServerSettings {
@@ -59,6 +69,8 @@ impl ServerSettings {
             server_addresses: Vec::new(),
             raft_multiplier: 1,
             rpc_hold_timeout: Duration::from_secs(7),
+            reconnect_timeout: Duration::from_hours(72),
+            autopilot: AutopilotSettings::default(),
             limits: Limits {
                 http_max_conns_per_client: 200,
                 rpc_max_conns_per_client: 100,
@@ -71,6 +83,8 @@ impl ServerSettings {
             raft_snapshot_threshold: 16_384,
             raft_snapshot_interval: Duration::from_secs(30),
             raft_trailing_logs: 10_240,
+            flight_record_dir: None,
+            digest_interval: INTERVAL,
         }
     }
 }

@@ -159,8 +159,8 @@ fn what_does_not_convert_is_listed_by_key() {
             "limits.rpc_max_burst cannot be -1. Must be greater than or equal to zero",
         ),
         (
-            json!({"bind_addr": "{{ GetPrivateIP }}", "advertise_addr": "127.0.0.1"}),
-            "bind_addr: go-sockaddr templates are not supported yet: write the address itself",
+            json!({"bind_addr": "{{ GetInterfaceIP \"none\" }}", "advertise_addr": "127.0.0.1"}),
+            "bind_addr: {{ GetInterfaceIP \"none\" }} comes to no address",
         ),
     ] {
         let expected = format!("1 error occurred:\n\t* {error}\n\n");
@@ -173,13 +173,12 @@ fn what_would_weaken_security_is_refused_by_name_unless_it_is_off() {
     for (flags, key) in [
         (json!({"acl": {"enabled": true}}), "acl"),
         (json!({"acl_datacenter": "dc1"}), "acl_datacenter"),
-        (json!({"encrypt": "E2Sa95EbCMr+dSmShxpWT4xhA37GAUy7MNhzL+8NyNQ="}), "encrypt"),
         (json!({"verify_incoming": true}), "verify_incoming"),
         (json!({"ca_file": "/ca.pem"}), "ca_file"),
         (json!({"tls": {"defaults": {"verify_incoming": true}}}), "tls"),
         (json!({"auto_encrypt": {"tls": true}}), "auto_encrypt"),
         (json!({"enable_script_checks": true}), "enable_script_checks"),
-        (json!({"serf_lan_allowed_cidrs": ["10.0.0.0/8"]}), "serf_lan_allowed_cidrs"),
+        (json!({"serf_allowed_cidrs_wan": ["10.0.0.0/8"]}), "serf_allowed_cidrs_wan"),
     ] {
         let error = resolved(&[BASE], flags, false).unwrap_err();
         assert!(error.starts_with(&format!("{key} cannot be set: ")), "{error}");
@@ -193,15 +192,132 @@ fn what_would_weaken_security_is_refused_by_name_unless_it_is_off() {
 
 #[test]
 fn what_has_no_effect_is_warned_of_by_name() {
-    let flags = json!({"retry_join": ["a"], "telemetry": {"statsd_address": "x"}});
+    let flags = json!({"telemetry": {"statsd_address": "x"}, "recursors": ["::1"]});
     let warnings = resolved(&[BASE], flags, false).unwrap().warnings;
     assert_eq!(
         warnings,
         [
-            "retry_join has no effect: gossip is not supported yet; name the servers in server_addresses",
+            "recursors has no effect: it is not supported yet",
             "telemetry has no effect: it is not supported yet",
         ]
     );
+}
+
+#[test]
+fn gossip_is_configured_as_consul_does() {
+    let flags = json!({
+        "encrypt": "E2Sa95EbCMr+dSmShxpWT4xhA37GAUy7MNhzL+8NyNQ=", "retry_join": ["a", "b:1"],
+        "gossip_lan": {"probe_interval": "3s", "suspicion_mult": 7}, "ports": {"serf_lan": 9301},
+        "serf_lan": "127.0.0.2", "advertise_addr": "127.0.0.3", "serf_lan_allowed_cidrs": ["127.0.0.0/8"],
+    });
+    let gossip = resolved(&[BASE], flags.clone(), false).unwrap().gossip;
+    assert_eq!(gossip.bind, "127.0.0.2:9301".parse().unwrap());
+    assert_eq!(gossip.advertise, "127.0.0.3:9301".parse().unwrap());
+    assert_eq!(gossip.tuning.probe_interval, Duration::from_secs(3));
+    assert_eq!((gossip.tuning.suspicion_mult, gossip.tuning.gossip_nodes), (7, 3));
+    assert_eq!(gossip.key.as_ref().map(|key| key.0.len()), Some(32));
+    assert!(!format!("{gossip:?}").contains("19, 100"), "a key isn't shown");
+    assert!(gossip.verify_incoming && gossip.verify_outgoing);
+    assert_eq!(gossip.retry_join, ["a", "b:1"]);
+    assert!(gossip.allowed[0].contains("127.9.9.9".parse().unwrap()));
+    // A server stays when it is stopped, a client leaves.
+    assert!(!gossip.leave_on_terminate && gossip.skip_leave_on_interrupt);
+    let mut client = flags;
+    client["server"] = json!(false);
+    let gossip = resolved(&[BASE], client, false).unwrap().gossip;
+    assert!(gossip.leave_on_terminate && !gossip.skip_leave_on_interrupt);
+    for (flags, error) in [
+        (json!({"encrypt": "x"}), "encrypt has invalid key: illegal base64 data"),
+        (
+            json!({"encrypt": "aGVsbG8="}),
+            "encrypt has invalid key: key size must be 16, 24 or 32 bytes",
+        ),
+        (
+            json!({"gossip_lan": {"probe_interval": "0s"}}),
+            "gossip_lan.probe_interval cannot be 0ns. Must be at least 1ms",
+        ),
+    ] {
+        assert_eq!(resolved(&[BASE], flags, false).unwrap_err(), error);
+    }
+}
+
+#[test]
+fn a_server_is_in_the_wan_unless_its_port_is_off() {
+    let wan = resolved(&[BASE], json!({}), false).unwrap().wan.unwrap();
+    assert_eq!((wan.area, wan.bind.port(), wan.advertise.port()), (Area::Wan, 8302, 8302));
+    // Consul's own profile.
+    let tuning = (wan.tuning.gossip_nodes, wan.tuning.probe_interval, wan.tuning.suspicion_mult);
+    assert_eq!(tuning, (3, Duration::from_secs(5), 6));
+    assert!(wan.retry_join.is_empty());
+    let flags = json!({
+        "retry_join": ["a"], "retry_join_wan": ["b"], "retry_interval_wan": "7s", "retry_max_wan": 3,
+        "start_join_wan": ["c"], "advertise_addr_wan": "127.0.0.5", "serf_wan": "127.0.0.4",
+        "ports": {"serf_wan": 9302}, "gossip_wan": {"probe_interval": "9s"},
+        "reconnect_timeout_wan": "9h", "serf_wan_allowed_cidrs": ["127.0.0.0/8"],
+        "encrypt": "aPuGh+5UDskRAbkLaXRzFoSOcSM+5vAK+NEYOWHJH7w=",
+    });
+    let config = resolved(&[BASE], flags, false).unwrap();
+    assert_eq!(config.warnings, [""; 0]);
+    let (lan, wan) = (config.gossip, config.wan.unwrap());
+    assert_eq!(wan.bind, "127.0.0.4:9302".parse().unwrap());
+    assert_eq!(wan.advertise, "127.0.0.5:9302".parse().unwrap());
+    assert_eq!((wan.retry_join, wan.start_join), (vec!["b".to_owned()], vec!["c".to_owned()]));
+    assert_eq!((wan.retry_interval, wan.retry_max), (Duration::from_secs(7), 3));
+    assert_eq!(wan.tuning.probe_interval, Duration::from_secs(9));
+    assert_eq!(wan.reconnect_timeout, Duration::from_hours(9));
+    assert_eq!((wan.allowed.len(), lan.allowed.len()), (1, 0));
+    // One key for both pools.
+    assert!(wan.key.is_some() && wan.key == lan.key);
+    for off in [json!({"ports": {"serf_wan": -1}}), json!({"server": false})] {
+        assert_eq!(resolved(&[BASE], off, false).unwrap().wan, None);
+    }
+}
+
+#[test]
+fn autopilot_starts_as_it_is_configured() {
+    let defaults = resolved(&[BASE], json!({}), false).unwrap();
+    assert_eq!(defaults.autopilot, AutopilotSettings::default());
+    let flags = json!({"autopilot": {
+        "cleanup_dead_servers": false, "last_contact_threshold": "1s", "max_trailing_logs": 7,
+        "min_quorum": 3, "server_stabilization_time": "20s", "redundancy_zone_tag": "zone",
+    }});
+    let config = resolved(&[BASE], flags, false).unwrap();
+    let expected = AutopilotSettings {
+        cleanup_dead_servers: false,
+        last_contact_threshold_ns: 1_000_000_000,
+        max_trailing_logs: 7,
+        min_quorum: 3,
+        server_stabilization_time_ns: 20_000_000_000,
+        redundancy_zone_tag: "zone".into(),
+        ..AutopilotSettings::default()
+    };
+    assert_eq!(config.autopilot, expected);
+    assert_eq!(config.server_settings().autopilot, expected);
+    assert_eq!(
+        config.warnings,
+        [
+            "autopilot.redundancy_zone_tag has no effect: it is part of Consul Enterprise, and only kept"
+        ]
+    );
+    let bad = json!({"autopilot": {"max_trailing_logs": -1}});
+    let text = "1 error occurred:\n\t* autopilot.max_trailing_logs cannot be -1. Must be greater than or equal to zero\n\n";
+    assert_eq!(resolved(&[BASE], bad, false).unwrap_err(), text);
+    let unknown = r#"{"autopilot":{"nosuch":1}}"#;
+    assert!(resolved(&[BASE, unknown], json!({}), false).is_err());
+}
+
+#[test]
+fn without_server_an_agent_is_a_client() {
+    let client = r#"{"data_dir":"/tmp","bind_addr":"127.0.0.1"}"#;
+    let config = resolved(&[client], json!({}), false).unwrap();
+    assert!(!config.server);
+    assert_eq!(config.warnings, [""; 0]);
+    let flags = json!({"server_addresses": ["a:8300"], "limits": {"rpc_rate": 2.5}});
+    let config = resolved(&[client], flags, false).unwrap();
+    assert_eq!(config.warnings, [""; 0]);
+    let settings = config.client_settings(spec::raft::NodeId(7));
+    assert!((settings.rpc_rate - 2.5).abs() < f64::EPSILON);
+    assert_eq!((settings.rpc_max_burst, settings.rpc_hold_timeout), (1000, Duration::from_secs(7)));
 }
 
 #[test]
@@ -249,4 +365,26 @@ Local:
            /32 host LOCAL
 ";
     assert_eq!(private_addresses(table), [Ipv4Addr::new(10, 1, 2, 3)]);
+}
+
+#[test]
+fn keys_of_the_wan_are_named_where_the_agent_is_not_there() {
+    let keys = json!({
+        "server": false, "retry_join_wan": ["a"], "serf_wan": "127.0.0.4",
+        "gossip_wan": { "probe_interval": "7s" }, "advertise_addr_wan": "127.0.0.5",
+        "ports": { "serf_wan": 8302 },
+    });
+    let mut server = keys.clone();
+    server["server"] = true.into();
+    let of = |keys: Value| resolved(&[BASE], keys, false).unwrap();
+    let (client, server) = (of(keys), of(server));
+    let idle: Vec<&str> = client
+        .warnings
+        .iter()
+        .filter_map(|text| text.split_once(" has no effect: this agent is not"))
+        .map(|(path, _)| path)
+        .collect();
+    assert_eq!(idle, ["gossip_wan.probe_interval", "retry_join_wan", "serf_wan"]);
+    assert_eq!(client.advertise_wan.to_string(), "127.0.0.5");
+    assert!(server.warnings.iter().all(|text| !text.contains("WAN")), "{:?}", server.warnings);
 }
