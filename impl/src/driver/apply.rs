@@ -8,7 +8,10 @@ use std::sync::Arc;
 use agent_sync::{GroupCommit, Published, Watches};
 use spec::{
     raft::{Entry, Index, Request, SnapshotMeta},
-    state::{Command, Outcome, State, TableId, Touched},
+    state::{
+        Command, Outcome, State, TableId, Touched,
+        agreement::{Event, Report},
+    },
 };
 use tokio::sync::oneshot;
 
@@ -17,6 +20,14 @@ use super::consensus::{Apply, ProposeError, Proposed, Snapshot};
 /// Loads the state that an installed snapshot holds.
 pub type LoadSnapshot = Box<dyn FnMut(&SnapshotMeta) -> Result<State, String> + Send>;
 
+/// Who compares the state with the other servers'.
+pub struct Witness {
+    /// It is told of every index that is a multiple of it.
+    pub interval: u64,
+    /// Takes what happened. It must not block.
+    pub tell: Box<dyn FnMut(Event) + Send>,
+}
+
 /// Sole owner of the state.
 pub struct Applier {
     state: State,
@@ -24,6 +35,7 @@ pub struct Applier {
     watches: Watches,
     load: LoadSnapshot,
     keeper: Arc<GroupCommit<Snapshot>>,
+    witness: Witness,
     touched: Vec<Touched>,
     answers: Vec<(oneshot::Sender<Proposed>, Proposed)>,
 }
@@ -35,6 +47,7 @@ impl Applier {
         watches: Watches,
         load: LoadSnapshot,
         keeper: Arc<GroupCommit<Snapshot>>,
+        witness: Witness,
     ) -> Self {
         Self {
             state: State::default(),
@@ -42,6 +55,7 @@ impl Applier {
             watches,
             load,
             keeper,
+            witness,
             touched: Vec::new(),
             answers: Vec::new(),
         }
@@ -58,6 +72,7 @@ impl Applier {
                 Apply::Restore(meta) => {
                     self.state = (self.load)(&meta)?;
                     self.touched.push(Touched::All);
+                    (self.witness.tell)(Event::Restored);
                 }
                 Apply::Save(id) => {
                     debug_assert_eq!(self.state.applied().0, id.index, "saves another state");
@@ -87,6 +102,10 @@ impl Applier {
         let mut waiters = waiters.into_iter().peekable();
         for entry in entries {
             let outcome = self.apply_entry(entry);
+            // Before anybody is answered: what a state says that is known to be wrong is held back.
+            if let Some(report) = Report::due(&self.state, self.witness.interval) {
+                (self.witness.tell)(Event::Applied(report));
+            }
             if let Some((_, reply)) = waiters.next_if(|(index, _)| *index == entry.index) {
                 let answer = match outcome {
                     Some(outcome) => Ok((self.state.index(), outcome)),
@@ -121,5 +140,8 @@ impl Applier {
 pub const fn watch_table(table: TableId) -> u8 {
     match table {
         TableId::Kv => 0,
+        TableId::Nodes => 1,
+        TableId::Checks => 2,
+        TableId::Coordinates => 3,
     }
 }

@@ -1,8 +1,8 @@
 //! The consensus turn: sole owner of the Raft machine.
 //!
 //! A turn takes what arrived, steps the machine, puts its effects through the gate and routes them. It takes no lock,
-//! waits for nothing and touches no disk, so it runs alike on a thread of its own, in one thread with the log writer, and
-//! in a simulator.
+//! waits for nothing and touches no disk (but for a flight record, where one is asked for), so it runs alike on a thread of
+//! its own, in one thread with the log writer, and in a simulator.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use spec::{
-    entropy::Seeded,
+    entropy::{Entropy as _, Seeded},
     gate::Gate,
     machine::{Context, Effect, Event, Machine, Ticket},
     raft::{
@@ -20,16 +20,25 @@ use spec::{
         Output, Payload, Proposal, Rejection, ServerId, SnapshotId, SnapshotMeta, Standing, Term,
         Timer, Write, invariant, message::InstallSnapshot,
     },
-    state::{Outcome, State},
+    state::{Outcome, State, snapshot::CHUNK_BYTES},
     time::{Instant, Timers},
+    trace::{self, Opening, Recording},
 };
 use tokio::sync::oneshot;
+
+use super::recorder::Recorder;
 
 /// Bytes of proposals that one write and one message may carry.
 const MAX_PROPOSE_BYTES: usize = 4 << 20;
 
 /// How long a read's confirmation may take. Looked at with each turn, of which there is one at every timer at least.
 const READ_PATIENCE: Duration = Duration::from_millis(500);
+
+/// By what the log may outgrow [`SnapshotPolicy::log_bytes`] where the state is larger.
+const LOG_GROWTH: usize = 4;
+
+/// The most per cent by which servers stagger the snapshots that the log's size calls for.
+const MOST_STAGGER: usize = 50;
 
 /// What became of a proposal.
 pub type Proposed = Result<(u64, Outcome), ProposeError>;
@@ -48,6 +57,15 @@ pub enum ProposeError {
     DiskFull,
     /// It may or may not happen.
     #[error("leadership lost while committing log")]
+    Unknown,
+}
+
+/// Why the configuration wasn't changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeError {
+    /// Nothing happened.
+    Rejected(Rejection),
+    /// Leadership was lost before the change was committed: the next leader may or may not commit it.
     Unknown,
 }
 
@@ -77,19 +95,22 @@ pub enum Input {
         /// The index, or none where no leader was found.
         reply: oneshot::Sender<Option<Index>>,
     },
-    /// A change of the configuration; answered once it is in the log.
+    /// A change of the configuration; answered once it is committed.
     Reconfigure {
+        /// The index of the configuration that the change was decided by; where another one is in force, it is refused as
+        /// one that waits for another. None where it doesn't matter.
+        configuration: Option<Index>,
         /// The change.
         change: MembershipChange,
-        /// Its index, or why not.
-        reply: oneshot::Sender<Result<Index, Rejection>>,
+        /// Done, or why not.
+        reply: oneshot::Sender<Result<(), ChangeError>>,
     },
     /// A transfer of leadership.
     Transfer {
         /// To whom.
         to: Option<ServerId>,
         /// Done, or why not.
-        reply: oneshot::Sender<Result<Index, Rejection>>,
+        reply: oneshot::Sender<Result<(), Rejection>>,
     },
     /// The first configuration of a formed cluster.
     Form(Arc<Configuration>),
@@ -97,6 +118,8 @@ pub enum Input {
     Durable(Ticket),
     /// The disk is full, or has room again.
     Full(bool),
+    /// This server's state is known to be wrong.
+    Diverged,
     /// Of the snapshot keeper.
     Snapshot(SnapshotEvent),
 }
@@ -223,7 +246,8 @@ impl Leadership {
 }
 
 type ReadReply = oneshot::Sender<Option<Index>>;
-type Answer = oneshot::Sender<Result<Index, Rejection>>;
+type Answer = oneshot::Sender<Result<(), Rejection>>;
+type ChangeReply = oneshot::Sender<Result<(), ChangeError>>;
 
 /// The Raft machine, its gate, its timers, and who waits for it.
 pub struct Consensus {
@@ -233,17 +257,27 @@ pub struct Consensus {
     entropy: Seeded,
     effects: Vec<Effect<Node>>,
     ready: Vec<Effect<Node>>,
+    recorder: Option<Recorder>,
     last_request: u64,
     proposed: HashMap<u64, oneshot::Sender<Proposed>>,
     waiting: VecDeque<(Index, Term, oneshot::Sender<Proposed>)>,
     /// Reads under way, in the order of their requests, each with when it was asked.
     reads: BTreeMap<u64, (Instant, Vec<ReadReply>)>,
     answers: HashMap<u64, Answer>,
-    caught_up: Option<ServerId>,
+    changes: HashMap<u64, ChangeReply>,
+    /// The change of the configuration that is in the log and not committed: there is one at most.
+    changing: Option<(Index, Term, ChangeReply)>,
+    /// When another server was heard last.
+    heard: BTreeMap<ServerId, Instant>,
     full: bool,
+    diverged: bool,
+    /// The last entry that the apply turn was given, in a snapshot or by itself.
+    handed: Index,
     policy: SnapshotPolicy,
     saving: bool,
     next_save: Instant,
+    /// By how many per cent more this server's log grows between snapshots than it would have to.
+    stagger: usize,
 }
 
 /// When a snapshot of the applied state is due.
@@ -253,7 +287,8 @@ pub struct SnapshotPolicy {
     pub threshold: u64,
     /// But for the log's size no sooner than so long after the last one (`raft_snapshot_interval`).
     pub interval: Duration,
-    /// Or when the log in memory has so many bytes.
+    /// Or when the log in memory has so many bytes: as many as the state where that is larger, up to four times as many,
+    /// and up to half of it more by chance.
     pub log_bytes: usize,
 }
 
@@ -274,11 +309,37 @@ impl Consensus {
         now: Instant,
         out: &mut Outbox,
     ) -> Self {
+        Self::recover_recorded(config, durable, policy, seed, now, None, out)
+    }
+
+    /// As [`Self::recover`], and writes down what happens.
+    pub fn recover_recorded(
+        config: &Arc<Config>,
+        durable: Durable,
+        policy: SnapshotPolicy,
+        seed: u64,
+        now: Instant,
+        mut recorder: Option<Recorder>,
+        out: &mut Outbox,
+    ) -> Self {
         let mut entropy = Seeded::new(seed);
         let mut gate = Gate::default();
         let mut effects = Vec::new();
-        let mut cx = Context { now, entropy: &mut entropy, last_ticket: &mut gate.last };
+        let opened = recorder.is_some().then(|| durable.clone());
+        let mut recording = Recording::new(&mut entropy);
+        let mut cx = Context { now, entropy: &mut recording, last_ticket: &mut gate.last };
         let node = Node::recover(config, durable, &mut cx, &mut effects);
+        if let (Some(recorder), Some(durable)) = (&mut recorder, opened) {
+            recorder.opening(&Opening {
+                version: trace::VERSION,
+                config: Arc::clone(config),
+                durable,
+                now_us: now.0,
+                draws: recording.into_draws(),
+                effects: trace::fingerprint(&effects),
+            });
+        }
+        let stagger = entropy.choose(MOST_STAGGER);
         let mut consensus = Self {
             node,
             gate,
@@ -286,16 +347,22 @@ impl Consensus {
             entropy,
             effects,
             ready: Vec::new(),
+            recorder,
             last_request: 0,
             proposed: HashMap::new(),
             waiting: VecDeque::new(),
             reads: BTreeMap::new(),
             answers: HashMap::new(),
-            caught_up: None,
+            changes: HashMap::new(),
+            changing: None,
+            heard: BTreeMap::new(),
             full: false,
+            diverged: false,
+            handed: Index(0),
             policy,
             saving: false,
             next_save: now,
+            stagger,
         };
         consensus.route(now, None, out);
         consensus
@@ -304,6 +371,11 @@ impl Consensus {
     /// The machine, to look at.
     pub fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// When a server of the configuration was heard last; none before it ever was.
+    pub fn heard(&self, server: &ServerId) -> Option<Instant> {
+        self.heard.get(server).copied()
     }
 
     /// When the next timer fires.
@@ -355,6 +427,9 @@ impl Consensus {
                 }
                 Input::Read { reply } => readers.push(reply),
                 Input::Message { from, message, bytes } => {
+                    if self.node.membership.configuration.servers.contains_key(&from) {
+                        self.heard.insert(from, now);
+                    }
                     self.step(now, Event::Receive { from, message }, bytes, out);
                 }
                 Input::Durable(ticket) => {
@@ -362,9 +437,14 @@ impl Consensus {
                     self.route(now, None, out);
                     self.step(now, Event::Durable(ticket), None, out);
                 }
-                Input::Reconfigure { change, reply } => {
+                Input::Reconfigure { configuration, change, reply } => {
+                    if configuration.is_some_and(|index| index != self.node.membership.index) {
+                        let moved = ChangeError::Rejected(Rejection::ChangePending);
+                        let _ = reply.send(Err(moved));
+                        continue;
+                    }
                     let request = self.next_request();
-                    self.answers.insert(request, reply);
+                    self.changes.insert(request, reply);
                     let command = Command::Reconfigure { request, change };
                     self.step(now, Event::Command(command), None, out);
                 }
@@ -375,6 +455,7 @@ impl Consensus {
                     self.step(now, Event::Command(command), None, out);
                 }
                 Input::Full(full) => self.full = full,
+                Input::Diverged => self.diverged = true,
                 Input::Form(configuration) => {
                     self.step(now, Event::Command(Command::Form(configuration)), None, out);
                 }
@@ -408,10 +489,11 @@ impl Consensus {
             self.reads.insert(n, (now, readers));
             self.step(now, Event::Command(Command::Read { n }), None, out);
         }
-        self.promote(now, out);
         self.save(now, out);
-        if self.full && self.leadership().leads && !self.node.is_lone_voter() {
-            // Another server, whose disk has room, can take writes. A lone voter leads on: it still serves reads.
+        let unfit = self.full || self.diverged;
+        if unfit && self.leadership().leads && !self.node.is_lone_voter() {
+            // Another server, whose disk has room and whose state is right, can take writes. A lone voter leads on: with a
+            // full disk it still serves reads.
             self.step(now, Event::Command(Command::StepDown), None, out);
         }
         self.check()
@@ -424,8 +506,13 @@ impl Consensus {
         let entries = node.commit_index.0.saturating_sub(last.0);
         let many = entries >= self.policy.threshold && now >= self.next_save;
         // Entries are kept in memory until then, so bytes count, too, and don't wait for the interval.
-        let large = node.log.bytes >= self.policy.log_bytes && entries > 0;
+        let large = node.log.bytes >= self.most_log_bytes() && entries > 0;
         if self.saving || !(many || large) || node.commit_index > node.durable_index {
+            return;
+        }
+        if self.handed != node.commit_index {
+            // An installed snapshot waits in the gate for its record, and the entries behind it wait too: what the apply
+            // turn has is not yet the state of that index.
             return;
         }
         if let Some(term) = node.log.term_at(node.commit_index) {
@@ -435,14 +522,15 @@ impl Consensus {
         }
     }
 
-    /// Lets a learner vote that has caught up.
-    fn promote(&mut self, now: Instant, out: &mut Outbox) {
-        if let Some(learner) = self.caught_up.take() {
-            let request = self.next_request();
-            let change = MembershipChange::Promote(learner);
-            // Refused while another change is under way: its next answer brings it here again.
-            self.step(now, Event::Command(Command::Reconfigure { request, change }), None, out);
-        }
+    /// How large the log gets before its size alone calls for a snapshot. A snapshot is as large as the state: written for
+    /// each 256 MiB of log, a state of 1 GiB would cost four times what the log does. And a server adds a share of its own,
+    /// for the logs of all servers have the same size: they would all write their snapshots in the same moment.
+    fn most_log_bytes(&self) -> usize {
+        let SnapshotPolicy { log_bytes, .. } = self.policy;
+        let chunks = self.node.snapshot.as_ref().map_or(0, |meta| meta.chunks);
+        let state = usize::try_from(chunks).unwrap_or(usize::MAX).saturating_mul(CHUNK_BYTES);
+        let least = log_bytes.max(state.min(log_bytes.saturating_mul(LOG_GROWTH)));
+        least.saturating_add(least / 100 * self.stagger)
     }
 
     fn next_request(&mut self) -> u64 {
@@ -470,8 +558,17 @@ impl Consensus {
 
     fn step(&mut self, now: Instant, event: Event<Node>, bytes: Option<Bytes>, out: &mut Outbox) {
         let last_ticket = &mut self.gate.last;
-        let mut cx = Context { now, entropy: &mut self.entropy, last_ticket };
-        self.node.step(event, &mut cx, &mut self.effects);
+        if let Some(recorder) = &mut self.recorder {
+            let told = event.clone();
+            let mut recording = Recording::new(&mut self.entropy);
+            let mut cx = Context { now, entropy: &mut recording, last_ticket };
+            self.node.step(event, &mut cx, &mut self.effects);
+            let draws = recording.into_draws();
+            recorder.step(&trace::step_of(now, draws, &told, &self.effects));
+        } else {
+            let mut cx = Context { now, entropy: &mut self.entropy, last_ticket };
+            self.node.step(event, &mut cx, &mut self.effects);
+        }
         self.route(now, bytes, out);
     }
 
@@ -499,14 +596,14 @@ impl Consensus {
             Output::Appended { request, term, index } => {
                 if let Some(reply) = self.proposed.remove(&request) {
                     self.waiting.push_back((index, term, reply));
-                } else if let Some(reply) = self.answers.remove(&request) {
-                    let _ = reply.send(Ok(index));
+                } else if let Some(reply) = self.changes.remove(&request) {
+                    self.changing = Some((index, term, reply));
                 }
             }
             Output::Rejected { request, reason } => self.rejected(request, reason),
             Output::Transferred { request } => {
                 if let Some(reply) = self.answers.remove(&request) {
-                    let _ = reply.send(Ok(self.node.commit_index));
+                    let _ = reply.send(Ok(()));
                 }
             }
             Output::Committed(entries) => self.committed(entries, out),
@@ -519,17 +616,28 @@ impl Consensus {
                     for (_, _, reply) in self.waiting.drain(..) {
                         let _ = reply.send(Err(ProposeError::Unknown));
                     }
+                    if let Some((_, _, reply)) = self.changing.take() {
+                        let _ = reply.send(Err(ChangeError::Unknown));
+                    }
                 }
             }
-            Output::Configured { .. } => out.changed = true,
-            Output::CaughtUp(server) => self.caught_up = Some(server),
+            Output::Configured { .. } => {
+                let servers = &self.node.membership.configuration.servers;
+                self.heard.retain(|server, _| servers.contains_key(server));
+                out.changed = true;
+            }
+            // Autopilot promotes it, once it has been healthy for long enough.
+            Output::CaughtUp(_) => {}
             Output::LeaderHeard => out.heard = true,
             Output::StoreChunk { meta, number } => {
                 let bytes = bytes.take().unwrap_or_default();
                 out.snapshots.push(Snapshot::Store { meta, number, bytes });
             }
             Output::FinishSnapshot(meta) => out.snapshots.push(Snapshot::Finish(meta)),
-            Output::Restore(meta) => out.apply.push(Apply::Restore(meta)),
+            Output::Restore(meta) => {
+                self.handed = meta.id.index;
+                out.apply.push(Apply::Restore(meta));
+            }
             Output::Compacted { snapshot, .. } => {
                 out.snapshots.push(Snapshot::Compacted { snapshot });
             }
@@ -563,21 +671,34 @@ impl Consensus {
             let _ = reply.send(Err(error));
         } else if let Some(reply) = self.answers.remove(&request) {
             let _ = reply.send(Err(reason));
+        } else if let Some(reply) = self.changes.remove(&request) {
+            let _ = reply.send(Err(ChangeError::Rejected(reason)));
         }
     }
 
     fn committed(&mut self, entries: Vec<Entry>, out: &mut Outbox) {
         let mut waiters = Vec::new();
         if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
-            while self.waiting.front().is_some_and(|(index, ..)| *index <= last.index) {
-                let Some((index, term, reply)) = self.waiting.pop_front() else { break };
+            self.handed = last.index;
+            // What commits at an index may be another leader's entry.
+            let is_of = |index: Index, term: Term| {
                 let offset = usize::try_from(index.0.saturating_sub(first.index.0));
                 let committed = offset.ok().and_then(|offset| entries.get(offset));
-                if committed.is_some_and(|entry| entry.term == term) {
+                committed.is_some_and(|entry| entry.term == term)
+            };
+            while self.waiting.front().is_some_and(|(index, ..)| *index <= last.index) {
+                let Some((index, term, reply)) = self.waiting.pop_front() else { break };
+                if is_of(index, term) {
                     waiters.push((index, reply));
                 } else {
                     let _ = reply.send(Err(ProposeError::Unknown));
                 }
+            }
+            if let Some((index, term, reply)) =
+                self.changing.take_if(|(index, ..)| *index <= last.index)
+            {
+                let done = if is_of(index, term) { Ok(()) } else { Err(ChangeError::Unknown) };
+                let _ = reply.send(done);
             }
         }
         out.apply.push(Apply::Entries { entries, waiters });

@@ -31,6 +31,23 @@ pub struct Keeper {
 }
 
 impl Keeper {
+    /// Keeps snapshots in `store`, sends chunks over `wire` and tells `consensus` what became of all.
+    pub fn new(
+        store: SnapshotStore,
+        wire: Arc<dyn Wire>,
+        consensus: Arc<GroupCommit<Input>>,
+    ) -> Self {
+        Self { store, wire, consensus, reader: None }
+    }
+
+    /// Handles all of `items`.
+    pub fn turn(&mut self, items: &mut Vec<Snapshot>) {
+        for item in items.drain(..) {
+            self.handle(item);
+        }
+        self.wire.flush();
+    }
+
     /// Starts the thread; it ends when `inbox` is closed.
     pub fn spawn(
         store: SnapshotStore,
@@ -38,14 +55,11 @@ impl Keeper {
         consensus: Arc<GroupCommit<Input>>,
         inbox: Arc<GroupCommit<Snapshot>>,
     ) -> std::io::Result<JoinHandle<()>> {
+        let mut keeper = Self::new(store, wire, consensus);
         thread::Builder::new().name("snapshots".into()).spawn(move || {
-            let mut keeper = Self { store, wire, consensus, reader: None };
             let mut items = Vec::new();
             while inbox.take(&mut items, None) != Taken::Closed {
-                for item in items.drain(..) {
-                    keeper.handle(item);
-                }
-                keeper.wire.flush();
+                keeper.turn(&mut items);
             }
         })
     }

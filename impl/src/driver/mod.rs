@@ -22,6 +22,7 @@ pub mod apply;
 pub mod consensus;
 pub mod formation;
 pub mod keeper;
+pub mod recorder;
 pub mod writer;
 
 use apply::Applier;

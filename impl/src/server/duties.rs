@@ -2,7 +2,7 @@
 //! others' names up to date.
 
 use std::{
-    sync::{Arc, PoisonError, Weak},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -13,7 +13,7 @@ use spec::{
 };
 use tokio::time::{self, Instant, MissedTickBehavior};
 
-use super::{Request, Response, Server, Shared};
+use super::{Request, Response, Server, Shared, lock, reconcile::Members};
 
 /// How often duties are looked at.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -25,12 +25,29 @@ pub(super) async fn run(shared: Weak<Shared>) {
     let mut ticks = time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = (ClusterTime::default(), Instant::now());
+    let mut asked = Instant::now();
+    let mut members: Option<Members> = None;
     loop {
-        ticks.tick().await;
+        // What gossip says is seen to at once, the rest now and then.
+        match &mut members {
+            None => drop(ticks.tick().await),
+            Some(members) => tokio::select! {
+                _ = ticks.tick() => {}
+                () = members.changed(INTERVAL) => {}
+            },
+        }
         let Some(shared) = shared.upgrade() else { return };
         let server = Server(shared);
+        if members.is_none() {
+            members = server.0.pool.get().cloned().map(Members::new);
+        }
+        if let Some(members) = &mut members {
+            server.reconcile(members).await;
+        }
+        server.return_to_cluster(&mut asked);
         server.learn_names().await;
         server.reap_tombstones(&mut last).await;
+        server.look_after_servers().await;
         server.tell_address().await;
     }
 }
@@ -43,7 +60,7 @@ impl Server {
         if !self.0.leadership.borrow().leads {
             return;
         }
-        let state = self.published().state;
+        let state = Arc::clone(&self.0.published.load().value);
         let (_, time) = state.applied();
         if time != last.0 {
             *last = (time, Instant::now());
@@ -62,7 +79,7 @@ impl Server {
         let configuration = Arc::clone(&self.0.leadership.borrow().configuration);
         for id in configuration.servers.keys() {
             let known = {
-                let names = self.0.names.lock().unwrap_or_else(PoisonError::into_inner);
+                let names = lock(&self.0.names);
                 names.contains_key(&id.node)
             };
             if known {
@@ -74,7 +91,7 @@ impl Server {
             if let Ok(bytes) = answer
                 && let Ok(Response::Name(name)) = codec::decode::<Response, RPC_LIMIT>(&bytes)
             {
-                let mut names = self.0.names.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut names = lock(&self.0.names);
                 names.insert(id.node, name);
             }
         }

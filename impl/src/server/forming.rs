@@ -1,7 +1,7 @@
 //! How a server comes by its cluster: blank servers form one, or one that stands takes them in.
 //!
 //! The formation machine decides; this carries its messages, and asks the cluster that it found. Any server of that
-//! cluster passes the wish on to the leader, which adds the server as a learner and promotes it once it has caught up.
+//! cluster passes the wish on to the leader, which adds the server as a learner; autopilot promotes it.
 
 use std::{
     sync::{Arc, Weak, atomic::Ordering},
@@ -25,6 +25,9 @@ use crate::{
 
 /// How long a message of the formation may take; it is sent again anyway.
 const CARRY_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a server of a cluster waits after its start for a leader, and between one try to be let in again and the next,
+/// times Raft's multiplier: some elections.
+const RETURN_AFTER: Duration = Duration::from_secs(3);
 
 /// What the formation machine's host is here.
 struct Former {
@@ -53,29 +56,38 @@ impl Host for Former {
     }
 
     fn join(&self, _cluster: ClusterId, leader: &str) {
-        let Some(shared) = self.server.upgrade() else { return };
-        if shared.joining.swap(true, Ordering::AcqRel) {
-            return;
+        if let Some(shared) = self.server.upgrade() {
+            ask_in(shared, vec![leader.to_owned()]);
         }
-        let leader = leader.to_owned();
-        self.runtime.spawn(async move {
-            let server = Server(shared);
-            match server.join_through(&leader).await {
-                Ok(cluster) => {
-                    tracing::info!(through = leader, "raft: joined a cluster");
-                    if let Some(forming) = server.0.forming.get() {
-                        forming.belongs(cluster, Some(&leader)).await;
-                    }
-                }
-                Err(error) => tracing::info!(through = leader, "raft: not let in yet: {error}"),
-            }
-            server.0.joining.store(false, Ordering::Release);
-        });
     }
 
     fn failed(&self, error: StorageError) {
         tracing::error!("what this server promised can't be kept: {error}");
     }
+}
+
+/// Asks the servers at these addresses, one after another until one does, to let this one into their cluster; not where
+/// that is under way already.
+fn ask_in(shared: Arc<Shared>, addresses: Vec<String>) {
+    if shared.joining.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    let server = Server(shared);
+    server.0.runtime.clone().spawn(async move {
+        for through in addresses {
+            match server.join_through(&through).await {
+                Ok(cluster) => {
+                    tracing::info!(through, "raft: joined a cluster");
+                    if let Some(forming) = server.0.forming.get() {
+                        forming.belongs(cluster, Some(&through)).await;
+                    }
+                    break;
+                }
+                Err(error) => tracing::info!(through, "raft: not let in yet: {error}"),
+            }
+        }
+        server.0.joining.store(false, Ordering::Release);
+    });
 }
 
 /// Tells the formation machine to which cluster this server's log belongs.
@@ -110,6 +122,46 @@ impl Server {
         let _ = shared.forming.set(forming);
         tell(shared, &shared.leadership.borrow().clone());
         Ok(())
+    }
+
+    /// Asks the servers that this one was told of to let it in again, where it has a cluster and has heard no leader since its
+    /// start (FORM-21). `last` is when it last did, or when it started.
+    pub(super) fn return_to_cluster(&self, last: &mut Instant) {
+        let shared = &self.0;
+        let pause = RETURN_AFTER * shared.settings.raft_multiplier.max(1);
+        let blank = shared.leadership.borrow().configuration.servers.is_empty();
+        if blank || shared.gauges.ever_led.load(Ordering::Relaxed) || last.elapsed() < pause {
+            return;
+        }
+        *last = Instant::now();
+        let own = shared.settings.advertise_address.to_string();
+        let told = shared.settings.server_addresses.iter().filter(|address| **address != own);
+        ask_in(Arc::clone(shared), told.cloned().collect());
+    }
+
+    /// There may be a server at this address: one to form a cluster with, or to ask for its.
+    pub async fn hear_of(&self, address: &str) {
+        if let Some(forming) = self.0.forming.get() {
+            forming.heard(address).await;
+        }
+    }
+
+    /// The cluster that this server belongs to, once it does; waits for a change of `known`.
+    pub async fn cluster_other_than(&self, known: Option<ClusterId>) -> Option<ClusterId> {
+        let mut leadership = self.0.leadership.clone();
+        let cluster = |leadership: &Leadership| {
+            let configuration = &leadership.configuration;
+            (!configuration.servers.is_empty()).then_some(configuration.cluster)
+        };
+        loop {
+            let found = cluster(&leadership.borrow_and_update());
+            if found != known {
+                return found;
+            }
+            if leadership.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
     }
 
     /// Asks the server at `address` to let this one into its cluster.

@@ -1,17 +1,23 @@
 //! A server: Raft's threads, the connections to the other servers, and what the rest of the agent asks of them.
 
+mod agreement;
 mod archive;
+mod coordinates;
 mod duties;
 mod forming;
+mod health;
 mod leader;
+mod leaving;
 mod node;
+mod reads;
+mod reconcile;
 mod request;
 mod types;
 
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
@@ -22,20 +28,25 @@ use agent_sync::{GroupCommit, Published, Watches};
 use bytes::Bytes;
 use spec::{
     codec::{self, RPC_LIMIT},
-    raft::{Index, NodeId, Payload, ServerId, Suffrage},
+    raft::{NodeId, Payload, ServerId, Suffrage},
     state::{Command, Outcome, State},
+    sync::coordinates::Gathering,
 };
 use tokio::{
     sync::{oneshot, watch},
     time::Instant,
 };
 
-use self::request::{Request, Response};
+pub(crate) use self::node::random;
+use self::{
+    agreement::Agreeing,
+    request::{Request, Response},
+};
 pub use self::{
     node::StartError,
     types::{
-        Consistency, PeerSelector, PeerStatus, RaftConfiguration, ServerError, SnapshotFile,
-        Status, View,
+        ClusterHealth, Consistency, PeerSelector, PeerStatus, RaftConfiguration, ServerError,
+        ServerHealth, SnapshotFile, Status, View,
     },
 };
 pub use crate::driver::apply::watch_table;
@@ -46,11 +57,15 @@ use crate::{
         consensus::{Input, Leadership, ProposeError},
         formation::Forming,
     },
-    net::{RpcError, Transport},
+    gossip::Pool,
+    net::{RpcError, Transport, Tunnels},
 };
 
 /// How long another server may take to answer a forwarded request.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a leader may still take when another one leads: one that runs answers as soon as it steps down, and from one
+/// that froze or whose answers are lost none comes before its connection breaks, seconds later.
+const DEPOSED_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A server. Cloning it is cheap and gives the same one.
 #[derive(Clone)]
@@ -61,12 +76,21 @@ struct Shared {
     id: ServerId,
     clock: Clock,
     inbox: Arc<GroupCommit<Input>>,
+    reads: reads::Reads,
     published: Arc<Published<State>>,
     watches: Watches,
     leadership: watch::Receiver<Leadership>,
     transport: Transport,
     /// Where the log stands, as of the last turn.
     gauges: Arc<Gauges>,
+    /// What the leader knows of the others, where this server leads.
+    peers: Arc<health::Peers>,
+    /// What autopilot saw last, where this server leads.
+    seen: Mutex<Option<health::Seen>>,
+    /// The pool that this server is a member of, once it is.
+    pool: OnceLock<Pool>,
+    /// The pool of all datacenters' servers, where this one is a member.
+    wan: OnceLock<Option<Pool>>,
     /// The other servers' names, as they tell them.
     names: Mutex<BTreeMap<NodeId, String>>,
     /// Servers that connected and said where they answer: the log of this one may not have them yet.
@@ -75,6 +99,12 @@ struct Shared {
     forming: OnceLock<Forming>,
     /// Whether a wish to join is under way.
     joining: AtomicBool,
+    /// Coordinates that this server was told as the leader, and hasn't written yet.
+    gathering: Mutex<Gathering>,
+    /// Compares the state with the other servers'.
+    agreeing: Arc<Agreeing>,
+    /// Who serves the connections of agents that are no servers.
+    tunnels: Mutex<Option<Arc<dyn Tunnels>>>,
     /// Why the agent must stop, once it must.
     fatal: watch::Receiver<Option<String>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -109,7 +139,7 @@ impl Server {
     /// When a request that finds no leader is given up: Consul holds it so long, and a little more by chance.
     fn hold(&self) -> Instant {
         let hold = self.0.settings.rpc_hold_timeout;
-        let jitter = node::random() % 16;
+        let jitter = random() % 16;
         Instant::now() + hold + hold / 256 * u32::try_from(jitter).unwrap_or(0)
     }
 
@@ -121,6 +151,7 @@ impl Server {
         // Most writes find the leader at once and need no deadline.
         let mut deadline = None;
         loop {
+            self.0.agreeing.check()?;
             let (leads, leader) = {
                 let leadership = leadership.borrow_and_update();
                 (leadership.leads, leadership.leader)
@@ -151,10 +182,20 @@ impl Server {
     }
 
     async fn propose_here(&self, payload: Payload) -> Result<(u64, Outcome), ProposeError> {
+        if self.0.agreeing.reason().is_some() {
+            return Err(ProposeError::NotLeader);
+        }
         let (reply, answer) = oneshot::channel();
         let bytes = payload.0.len();
         match self.0.inbox.send_sized(Input::Propose { payload, reply }, bytes) {
-            Ok(()) => answer.await.unwrap_or(Err(ProposeError::Unknown)),
+            Ok(()) => {
+                let answer = answer.await.unwrap_or(Err(ProposeError::Unknown));
+                match self.0.agreeing.reason() {
+                    None => answer,
+                    // It is in the log, but what a wrong state made of it is not what the others' did.
+                    Some(_) => answer.and(Err(ProposeError::Unknown)),
+                }
+            }
             Err(agent_sync::Refused::Full(_)) => Err(ProposeError::Overloaded),
             Err(agent_sync::Refused::Closed(_)) => Err(ProposeError::NotLeader),
         }
@@ -168,7 +209,13 @@ impl Server {
     ) -> Result<Option<Response>, ServerError> {
         let deadline = Instant::now() + FORWARD_TIMEOUT;
         let encode = |buffer: &mut Vec<u8>| codec::encode_into(request, buffer);
-        match self.0.transport.call_server(leader, encode, deadline).await {
+        let answer = tokio::select! {
+            answer = self.0.transport.call_server(leader, encode, deadline) => answer,
+            () = self.deposed(leader) => Err(RpcError::OutcomeUnknown(format!(
+                "rpc error making call: {}", ProposeError::Unknown
+            ))),
+        };
+        match answer {
             Ok(bytes) => match codec::decode::<Response, RPC_LIMIT>(&bytes) {
                 Ok(Response::NotLeader) => Ok(None),
                 Ok(response) => Ok(Some(response)),
@@ -182,6 +229,17 @@ impl Server {
             Err(error) if error.is_never_sent() => Ok(None),
             Err(error) => Err(ServerError::OutcomeUnknown(error.to_string())),
         }
+    }
+
+    /// Waits until another than `leader` has led for [`DEPOSED_TIMEOUT`].
+    async fn deposed(&self, leader: ServerId) {
+        let mut leadership = self.0.leadership.clone();
+        let another = |now: &Leadership| now.leader.is_some_and(|known| known != leader);
+        if leadership.wait_for(another).await.is_err() {
+            // The server stops, and the call ends with it.
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(DEPOSED_TIMEOUT).await;
     }
 
     /// Asks whoever leads, this server too, and waits for a leader as long as requests are held.
@@ -216,17 +274,14 @@ impl Server {
     /// The default and `Consistent` are both linearizable: a ReadIndex round that all reads of the moment share, at
     /// whichever server is asked (thesis §6.4).
     pub async fn read(&self, consistency: Consistency) -> Result<View, ServerError> {
+        self.0.agreeing.check()?;
         if consistency == Consistency::Stale {
             return self.read_stale().await;
         }
         let mut leadership = self.0.leadership.clone();
         let mut deadline = None;
         loop {
-            let (reply, answer) = oneshot::channel();
-            if self.0.inbox.send(Input::Read { reply }).is_err() {
-                return Err(ServerError::Unavailable("too many reads are waiting".to_owned()));
-            }
-            if let Ok(Some(index)) = answer.await {
+            if let Some(index) = self.0.reads.index().await? {
                 if self.0.published.index() < index.0 {
                     let hold = *deadline.get_or_insert_with(|| self.hold());
                     let applied = self.0.published.wait_for(index.0);
@@ -234,7 +289,7 @@ impl Server {
                         return Err(ServerError::NoLeader);
                     }
                 }
-                return Ok(self.published());
+                return Ok(self.published()?.read_with(consistency));
             }
             let deadline = *deadline.get_or_insert_with(|| self.hold());
             leadership.mark_unchanged();
@@ -256,17 +311,18 @@ impl Server {
                 return Err(ServerError::NoLeader);
             }
         }
-        Ok(self.published())
+        self.published()
     }
 
-    /// The state that this server has, at once.
-    pub fn published(&self) -> View {
+    /// The state that this server has, at once; none where it is known to be wrong.
+    pub fn published(&self) -> Result<View, ServerError> {
+        self.0.agreeing.check()?;
         let (leads, known_leader) = {
             let leadership = self.0.leadership.borrow();
             (leadership.leads, leadership.leader.is_some())
         };
         let last_contact = if leads { Duration::ZERO } else { self.last_contact() };
-        View { state: Arc::clone(&self.0.published.load().value), known_leader, last_contact }
+        Ok(View { state: Arc::clone(&self.0.published.load().value), known_leader, last_contact })
     }
 
     fn last_contact(&self) -> Duration {
@@ -280,6 +336,16 @@ impl Server {
     /// The registry of blocking queries.
     pub fn watches(&self) -> &Watches {
         &self.0.watches
+    }
+
+    /// Whether this server's state differs from a majority's, so that it answers nobody.
+    pub fn is_diverged(&self) -> bool {
+        self.0.agreeing.reason().is_some()
+    }
+
+    /// Serves agents that are no servers by `tunnels`; until then their connections are closed as they come.
+    pub fn serve_agents(&self, tunnels: Arc<dyn Tunnels>) {
+        *lock(&self.0.tunnels) = Some(tunnels);
     }
 
     /// Waits until the agent must stop, and says why: a disk that failed, a broken invariant.
@@ -315,16 +381,24 @@ impl Server {
                 .leader
                 .map(|_| if leadership.leads { Duration::ZERO } else { self.last_contact() }),
             peers: self.peers(&leadership),
+            diverged: self.0.agreeing.reason().map(str::to_owned),
         }
     }
 
     fn peers(&self, leadership: &Leadership) -> Vec<PeerStatus> {
-        let names = self.0.names.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let names = lock(&self.0.names);
+        let members = self.0.pool.get().map(Pool::members).unwrap_or_default();
+        // One that was dead before it could say its name is known to gossip all the same.
+        let name = |node: &NodeId| {
+            let (known, id) = (names.get(node).cloned(), node.to_string());
+            let gossiped = || members.iter().find(|member| member.tag("id") == id);
+            known.or_else(|| gossiped().map(|member| member.name.to_string()))
+        };
         let servers = leadership.configuration.servers.iter();
         servers
             .map(|(id, member)| PeerStatus {
                 id: id.node.to_string(),
-                node: names.get(&id.node).cloned().unwrap_or_else(|| "(unknown)".to_owned()),
+                node: name(&id.node).unwrap_or_else(|| "(unknown)".to_owned()),
                 address: member.address.to_string(),
                 leader: leadership.leader == Some(*id),
                 voter: member.suffrage == Suffrage::Voter,
@@ -392,7 +466,7 @@ impl Server {
     /// Puts the state of an archive in place of what stands, on all servers.
     pub async fn restore_snapshot(&self, archive: Bytes) -> Result<(), ServerError> {
         let stream = archive::open(archive).await?;
-        let name = u128::from(node::random()) << 64 | u128::from(node::random());
+        let name = u128::from(random()) << 64 | u128::from(random());
         for command in spec::state::restore::commands(name, &stream) {
             let (_, outcome) = self.propose(command).await?;
             if let Outcome::Refused(reason) = outcome {
@@ -402,20 +476,25 @@ impl Server {
         Ok(())
     }
 
+    /// Which server it is.
+    pub fn id(&self) -> ServerId {
+        self.0.id
+    }
+
+    /// Has this server's duties as a leader go by this pool's members; who is removed there is removed in the WAN, too.
+    pub fn attach(&self, pool: Pool, wan: Option<Pool>) {
+        let _ = self.0.wan.set(wan);
+        let _ = self.0.pool.set(pool);
+    }
+
     /// Stops the threads and the connections, once what was accepted is durable. A leader hands over first, so that the
     /// others needn't notice that it is gone.
     pub async fn shutdown(&self) {
-        let leadership = self.0.leadership.borrow().clone();
-        if leadership.leads && leadership.configuration.voters().count() > 1 {
-            let transfer = self.lead(Request::Transfer(None));
-            let _ = tokio::time::timeout(Duration::from_secs(1), transfer).await;
-        }
+        self.hand_over().await;
         self.0.inbox.close();
-        let threads = {
-            let mut threads =
-                self.0.threads.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            std::mem::take(&mut *threads)
-        };
+        // It holds this server, most likely.
+        *lock(&self.0.tunnels) = None;
+        let threads = std::mem::take(&mut *lock(&self.0.threads));
         let joined = tokio::task::spawn_blocking(move || {
             for thread in threads {
                 let _ = thread.join();
@@ -424,6 +503,10 @@ impl Server {
         let _ = joined.await;
         self.0.transport.shutdown();
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn propose_error(error: ProposeError) -> ServerError {
@@ -445,9 +528,12 @@ fn unexpected(response: Response) -> ServerError {
         Response::Unknown(text) => {
             ServerError::OutcomeUnknown(format!("rpc error making call: {text}"))
         }
-        Response::Proposed(..) | Response::Done | Response::Name(_) | Response::Joined(_) => {
-            ServerError::Remote("an answer to another question".to_owned())
-        }
+        Response::Proposed(..)
+        | Response::Done
+        | Response::Name(_)
+        | Response::Joined(_)
+        | Response::Digests(_)
+        | Response::Health(_) => ServerError::Remote("an answer to another question".to_owned()),
     }
 }
 
@@ -456,9 +542,4 @@ fn done(response: Response) -> Result<(), ServerError> {
         Response::Done => Ok(()),
         response => Err(unexpected(response)),
     }
-}
-
-/// The index up to which an answer waits.
-async fn applied(published: &Published<State>, index: Index, deadline: Instant) -> bool {
-    tokio::time::timeout_at(deadline, published.wait_for(index.0)).await.is_ok()
 }

@@ -5,7 +5,7 @@ use std::{
     hash::{BuildHasher, RandomState},
     io,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -21,17 +21,21 @@ use spec::{
 };
 use tokio::sync::watch;
 
-use super::{Gauges, Request, Response, Server, Shared, duties, forming};
+use super::{
+    Agreeing, Gauges, Request, Response, Server, Shared, agreement, coordinates, duties, forming,
+    health, lock, reads::Reads,
+};
 use crate::{
     config::ServerSettings,
     driver::{
         Clock, Core, Observer, Wire,
-        apply::Applier,
+        apply::{Applier, Witness},
         consensus::{Consensus, Input, Leadership, Outbox, SnapshotPolicy},
         keeper::{self, Keeper},
+        recorder::Recorder,
         writer::Writer,
     },
-    net::{Answer, Caller, Handler, RaftMessage, Transport, TransportConfig},
+    net::{Answer, Caller, Handler, RaftMessage, Transport, TransportConfig, Tunnels},
     storage::{self, LogOptions, StorageError},
 };
 
@@ -63,7 +67,7 @@ pub enum StartError {
 }
 
 /// Bits that nobody guesses: the standard library seeds its hash maps from the system.
-pub(super) fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     RandomState::new().hash_one(std::time::SystemTime::now())
 }
 
@@ -83,7 +87,7 @@ impl Handler for Dispatch {
     fn connected(&self, from: ServerId, address: &str) {
         let Some(shared) = self.server.get().and_then(std::sync::Weak::upgrade) else { return };
         let news = {
-            let mut known = shared.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut known = lock(&shared.known);
             known.insert(from, address.to_owned()).is_none_or(|before| before != address)
         };
         if news {
@@ -96,7 +100,12 @@ impl Handler for Dispatch {
         let _ = self.inbox.send(Input::Unreachable(server));
     }
 
-    fn call(&self, _caller: Caller, request: Bytes) -> Answer {
+    fn tunnels(&self) -> Option<Arc<dyn Tunnels>> {
+        let shared = self.server.get().and_then(std::sync::Weak::upgrade)?;
+        lock(&shared.tunnels).clone()
+    }
+
+    fn call(&self, caller: Caller, request: Bytes) -> Answer {
         let server = self.server.get().and_then(std::sync::Weak::upgrade).map(Server);
         Box::pin(async move {
             let response = match (server, codec::decode::<Request, RPC_LIMIT>(&request)) {
@@ -106,6 +115,9 @@ impl Handler for Dispatch {
                         forming.receive(&message.0);
                     }
                     Response::Done
+                }
+                (Some(server), Ok(Request::Digests(reports))) => {
+                    Response::Digests(server.0.agreeing.exchange(caller.server, reports))
                 }
                 (Some(server), Ok(request)) => server.lead(request).await,
                 (None, _) => Response::NotLeader,
@@ -137,13 +149,16 @@ impl Wire for Connections {
 struct Watcher {
     leadership: watch::Sender<Leadership>,
     gauges: Arc<Gauges>,
+    peers: Arc<health::Peers>,
     fatal: watch::Sender<Option<String>>,
     server: Arc<Connections>,
+    agreeing: Arc<Agreeing>,
     own: ServerId,
 }
 
 impl Observer for Watcher {
     fn changed(&self, leadership: &Leadership) {
+        self.agreeing.vote(&leadership.configuration);
         if leadership.leader.is_some() {
             self.gauges.ever_led.store(true, Ordering::Relaxed);
         }
@@ -152,6 +167,13 @@ impl Observer for Watcher {
             forming::tell(&shared, leadership);
         }
         let before = self.leadership.send_replace(leadership.clone());
+        if leadership.leads
+            && !before.leads
+            && let Some(shared) = self.server.0.get().and_then(std::sync::Weak::upgrade)
+        {
+            let runtime = shared.runtime.clone();
+            runtime.spawn(async move { Server(shared).initialize_autopilot().await });
+        }
         if before.leads != leadership.leads || before.leader != leadership.leader {
             let leader = leadership.leader_address().unwrap_or("none");
             if leadership.leads {
@@ -167,6 +189,7 @@ impl Observer for Watcher {
 
     fn turned(&self, consensus: &Consensus, now: Instant, heard: bool) {
         let (node, gauges) = (consensus.node(), &self.gauges);
+        self.peers.look(consensus, now);
         let last = node.log.last();
         let snapshot = node.snapshot.as_ref().map(|meta| meta.id).unwrap_or_default();
         for (gauge, value) in [
@@ -198,9 +221,14 @@ fn connect(shared: &Shared, configuration: &Configuration) {
     if !servers.is_empty() && transport.cluster() != Some(configuration.cluster) {
         transport.set_cluster(Some(configuration.cluster));
     }
-    let mut addresses = shared.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let mut addresses = lock(&shared.known).clone();
     addresses.extend(servers.iter().map(|(id, member)| (*id, member.address.to_string())));
     transport.set_peers(&addresses);
+}
+
+/// Between two heartbeats of a leader.
+pub(super) fn heartbeat(settings: &ServerSettings) -> Duration {
+    raft_config(settings, ServerId::new(0, 0)).heartbeat
 }
 
 fn raft_config(settings: &ServerSettings, id: ServerId) -> Config {
@@ -216,6 +244,13 @@ fn raft_config(settings: &ServerSettings, id: ServerId) -> Config {
     }
     config.trailing_entries = settings.raft_trailing_logs;
     config
+}
+
+fn flight_recorder(settings: &ServerSettings) -> Result<Option<Recorder>, StartError> {
+    let Some(folder) = &settings.flight_record_dir else { return Ok(None) };
+    let file = storage::flight_record(folder, &settings.node_name)?;
+    tracing::info!(folder = %folder.display(), "raft: each step is recorded");
+    Ok(Some(Recorder::new(Box::new(file))))
 }
 
 impl Server {
@@ -248,8 +283,16 @@ impl Server {
             interval: settings.raft_snapshot_interval,
             ..SnapshotPolicy::default()
         };
-        let consensus =
-            Consensus::recover(&config, opened.durable, policy, random(), clock.now(), &mut outbox);
+        let recorder = flight_recorder(&settings)?;
+        let consensus = Consensus::recover_recorded(
+            &config,
+            opened.durable,
+            policy,
+            random(),
+            clock.now(),
+            recorder,
+            &mut outbox,
+        );
         let leadership = consensus.leadership();
         let blank = leadership.configuration.servers.is_empty();
 
@@ -269,22 +312,34 @@ impl Server {
         let published = Arc::new(Published::new(0, Arc::new(State::default())));
         let watches = Watches::new();
         let gauges = Arc::new(Gauges::default());
+        let data_dir = settings.data_dir.as_deref().filter(|_| !settings.dev);
+        let agreeing = Agreeing::new(id, data_dir, Arc::clone(&inbox), watches.clone());
+        let agreeing = Arc::new(agreeing);
+        let peers = Arc::new(health::Peers::default());
         let (leadership_sender, leadership) = watch::channel(leadership);
         let (fatal_sender, fatal) = watch::channel(None);
         let wire = Arc::new(Connections(OnceLock::new()));
         let observer = Watcher {
             leadership: leadership_sender,
             gauges: Arc::clone(&gauges),
+            peers: Arc::clone(&peers),
             fatal: fatal_sender,
             server: Arc::clone(&wire),
+            agreeing: Arc::clone(&agreeing),
             own: id,
         };
         let store = opened.snapshots.clone();
+        let told = Arc::clone(&agreeing);
+        let witness = Witness {
+            interval: settings.digest_interval,
+            tell: Box::new(move |event| told.tell(event)),
+        };
         let applier = Applier::new(
             Arc::clone(&published),
             watches.clone(),
             Box::new(move |meta| keeper::load(&store, meta)),
             Arc::clone(&snapshots),
+            witness,
         );
         let names = BTreeMap::from([(id.node, settings.node_name.clone())]);
         let shared = Arc::new(Shared {
@@ -292,16 +347,24 @@ impl Server {
             id,
             clock,
             inbox: Arc::clone(&inbox),
+            reads: Reads::start(Arc::clone(&inbox)),
             published,
             watches,
             leadership,
             transport,
             gauges,
+            peers,
+            pool: OnceLock::new(),
+            wan: OnceLock::new(),
+            seen: Mutex::default(),
             names: Mutex::new(names),
             known: Mutex::default(),
             forming: OnceLock::new(),
             joining: AtomicBool::new(false),
+            gathering: Mutex::default(),
+            agreeing: Arc::clone(&agreeing),
             fatal,
+            tunnels: Mutex::default(),
             threads: Mutex::default(),
             runtime: tokio::runtime::Handle::current(),
             _lock: opened.lock,
@@ -323,6 +386,8 @@ impl Server {
             threads.extend([core, keeper]);
         }
         tokio::spawn(duties::run(Arc::downgrade(&shared)));
+        tokio::spawn(coordinates::run(Arc::downgrade(&shared)));
+        tokio::spawn(agreement::run(Arc::downgrade(&shared), agreeing));
         let server = Self(shared);
         server.form(opened.records)?;
         Ok(server)
@@ -339,5 +404,6 @@ impl Drop for Shared {
     fn drop(&mut self) {
         // The threads end by themselves, whoever let go of the server last.
         self.inbox.close();
+        self.agreeing.wake();
     }
 }

@@ -3,10 +3,12 @@
 use bincode::{Decode, Encode};
 use spec::{
     raft::{ClusterId, Payload, ServerId},
-    state::Outcome,
+    state::{Outcome, agreement::Report, catalog::CoordinateUpdate},
 };
 
-/// A request to another server, mostly the leader.
+use super::types::ClusterHealth;
+
+/// A request to another server, mostly the leader. Append-only: servers of two versions may talk.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub(super) enum Request {
     /// Put this command through the log.
@@ -26,6 +28,16 @@ pub(super) enum Request {
     Name,
     /// A message of the formation of a cluster.
     Formation(Payload),
+    /// The sender's reports of its state; the answer has the receiver's.
+    Digests(Vec<Report>),
+    /// Say how the servers are.
+    Health,
+    /// Remove this server, which leaves or has left, where the others can do without it.
+    Leave(ServerId),
+    /// Let this learner vote.
+    Promote(ServerId),
+    /// Note where this node is in the network.
+    Coordinate(CoordinateUpdate),
 }
 
 /// The answer.
@@ -47,4 +59,8 @@ pub(super) enum Response {
     Name(String),
     /// The server is in this cluster.
     Joined(ClusterId),
+    /// The server's reports of its state.
+    Digests(Vec<Report>),
+    /// How the servers are.
+    Health(ClusterHealth),
 }

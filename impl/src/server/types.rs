@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bincode::{Decode, Encode};
 use bytes::Bytes;
 use spec::state::State;
 
@@ -23,8 +24,21 @@ pub struct View {
     pub state: Arc<State>,
     /// Whether the server knew a leader.
     pub known_leader: bool,
-    /// How long ago it heard from the leader.
+    /// How old that may make the state: how long ago it heard from the leader.
     pub last_contact: Duration,
+}
+
+impl View {
+    /// The view as an answer to a read with this consistency tells of it. A linearizable one, and one that has waited
+    /// since, are no older than the request at any server, as if Consul's leader had answered: it says 0.
+    pub(crate) fn read_with(self, consistency: Consistency) -> Self {
+        match consistency {
+            Consistency::Default | Consistency::Consistent if self.known_leader => {
+                Self { last_contact: Duration::ZERO, ..self }
+            }
+            _ => self,
+        }
+    }
 }
 
 /// Why the server didn't do what it was asked to.
@@ -42,6 +56,9 @@ pub enum ServerError {
     /// The request itself is refused, in Consul's own words.
     #[error("{0}")]
     Refused(String),
+    /// This server's state is known to be wrong: it serves nothing until it is started again.
+    #[error("{0}")]
+    Diverged(String),
     /// Another server refused it.
     #[error("rpc error making call: {0}")]
     Remote(String),
@@ -87,6 +104,8 @@ pub struct Status {
     pub last_contact: Option<Duration>,
     /// The servers in Raft.
     pub peers: Vec<PeerStatus>,
+    /// Why this server serves nothing: its state is known to be wrong.
+    pub diverged: Option<String>,
 }
 
 /// A server in Raft.
@@ -111,6 +130,46 @@ pub struct RaftConfiguration {
     pub servers: Vec<PeerStatus>,
     /// The index.
     pub index: u64,
+}
+
+/// How the servers of the cluster are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct ClusterHealth {
+    /// Whether all of them are well.
+    pub healthy: bool,
+    /// How many voters may fail before the cluster can't go on.
+    pub failure_tolerance: u64,
+    /// Each of them.
+    pub servers: Vec<ServerHealth>,
+}
+
+/// How a server is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct ServerHealth {
+    /// The node's id.
+    pub id: String,
+    /// The node's name.
+    pub name: String,
+    /// Where other servers reach it.
+    pub address: String,
+    /// How gossip sees it.
+    pub serf_status: String,
+    /// Whether it leads.
+    pub leader: bool,
+    /// How long ago the leader heard of it, in nanoseconds; none where it never did.
+    pub last_contact_ns: Option<u64>,
+    /// The term of its last entry.
+    pub last_term: u64,
+    /// Its last entry.
+    pub last_index: u64,
+    /// Whether it is well.
+    pub healthy: bool,
+    /// Whether it votes.
+    pub voter: bool,
+    /// Since when it is as well as it is, in seconds since 1970.
+    pub stable_since_s: u64,
+    /// The version of Consul that it says it is; empty where gossip doesn't know it.
+    pub version: String,
 }
 
 /// An archive of the state.
