@@ -1,18 +1,23 @@
-//! `/v1/agent/self`: what this agent is, of what exists: no gossip yet, so no coordinates and no Serf statistics.
+//! `/v1/agent/self`: what this agent is: its configuration, its member, its coordinate and its statistics.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use serde::Serialize;
+use spec::{serf::Status, swim::Versions};
 
-use super::{Inner, Settings, go, json, respond::Reply};
-use crate::server::Status;
+use super::{Inner, Settings, go, json, members::Member, respond::Reply, wan};
+use crate::{
+    gossip::{LocalAgent, PoolMember},
+    server::Status as ServerStatus,
+};
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Agent<'a> {
     config: Config<'a>,
+    coord: Option<Coordinate>,
     member: Member<'a>,
-    stats: BTreeMap<&'static str, BTreeMap<&'static str, String>>,
+    stats: Stats,
     meta: &'a BTreeMap<String, String>,
 }
 
@@ -30,26 +35,61 @@ struct Config<'a> {
     build_date: &'a str,
 }
 
+/// Where the agent is in the network, in seconds.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Member<'a> {
-    name: &'a str,
-    addr: String,
-    port: u16,
-    tags: BTreeMap<&'static str, String>,
-    status: u8,
-    protocol_min: u8,
-    protocol_max: u8,
-    protocol_cur: u8,
-    delegate_min: u8,
-    delegate_max: u8,
-    delegate_cur: u8,
+struct Coordinate {
+    vec: [f64; 8],
+    error: f64,
+    adjustment: f64,
+    height: f64,
 }
 
-/// Describes this agent.
+impl From<&spec::serf::coordinate::Coordinate> for Coordinate {
+    fn from(from: &spec::serf::coordinate::Coordinate) -> Self {
+        let spec::serf::coordinate::Coordinate { vec, error, adjustment, height } = from.clone();
+        Self { vec, error, adjustment, height }
+    }
+}
+
+/// Describes this agent, a server.
 pub(crate) fn describe(inner: &Inner) -> Reply {
-    let settings = &inner.settings;
     let status = inner.server.status();
+    let datacenters = wan::datacenters(&inner.settings, inner.agent.as_ref()).len();
+    let stats = stats(&inner.settings, &status, datacenters);
+    described(&inner.settings, stats, inner.agent.as_ref())
+}
+
+/// Describes this agent, which is no server and knows so many.
+pub(crate) fn describe_client(
+    settings: &Settings,
+    known_servers: usize,
+    agent: Option<&LocalAgent>,
+) -> Reply {
+    let consul = BTreeMap::from([
+        ("acl", "disabled".to_owned()),
+        ("known_servers", known_servers.to_string()),
+        ("server", "false".to_owned()),
+    ]);
+    let stats =
+        BTreeMap::from([("build", build(settings)), ("consul", consul), ("runtime", runtime())]);
+    described(settings, stats, agent)
+}
+
+type Stats = BTreeMap<&'static str, BTreeMap<&'static str, String>>;
+
+fn described(settings: &Settings, mut stats: Stats, local: Option<&LocalAgent>) -> Reply {
+    let mut coord = None;
+    let mut known = None;
+    if let Some(pool) = local.map(LocalAgent::pool) {
+        stats.insert("serf_lan", pool.figures());
+        if let Some(wan) = local.and_then(LocalAgent::wan) {
+            stats.insert("serf_wan", wan.figures());
+        }
+        coord = pool.coordinate().map(|coordinate| Coordinate::from(&*coordinate));
+        known = pool.member(pool.name());
+    }
+    let member = known.unwrap_or_else(|| own(settings));
     Reply::json(json::encode(&Agent {
         config: Config {
             datacenter: &settings.datacenter,
@@ -61,74 +101,54 @@ pub(crate) fn describe(inner: &Inner) -> Reply {
             version: &settings.version,
             build_date: &settings.build_date,
         },
-        member: Member {
-            name: &settings.node_name,
-            addr: settings.rpc_address.ip().to_string(),
-            port: settings.serf_lan_port,
-            tags: tags(settings),
-            status: 1,
-            protocol_min: 1,
-            protocol_max: 5,
-            protocol_cur: 2,
-            delegate_min: 2,
-            delegate_max: 5,
-            delegate_cur: 4,
-        },
-        stats: stats(settings, &status),
+        coord,
+        member: (&*member).into(),
+        stats,
         meta: &settings.node_meta,
     }))
 }
 
-fn tags(settings: &Settings) -> BTreeMap<&'static str, String> {
-    let mut tags = BTreeMap::from([
-        ("acls", "0".to_owned()),
-        ("build", format!("{}:{}", settings.version, settings.revision)),
-        ("dc", settings.datacenter.clone()),
-        ("id", settings.node_id.clone()),
-        ("port", settings.rpc_address.port().to_string()),
-        ("raft_vsn", "3".to_owned()),
-        ("role", if settings.server { "consul" } else { "node" }.to_owned()),
-        ("segment", String::new()),
-        ("vsn", "2".to_owned()),
-        ("vsn_max", "3".to_owned()),
-        ("vsn_min", "2".to_owned()),
-    ]);
-    if settings.bootstrap {
-        tags.insert("bootstrap", "1".to_owned());
-    }
-    if let Some(expect) = settings.bootstrap_expect {
-        tags.insert("expect", expect.to_string());
-    }
-    tags
+/// This agent as a member, where it doesn't gossip: as it is configured.
+fn own(settings: &Settings) -> Arc<PoolMember> {
+    Arc::new(PoolMember {
+        name: settings.node_name.as_str().into(),
+        endpoint: SocketAddr::new(settings.rpc_address.ip(), settings.serf_lan_port),
+        tags: settings.identity(None).tags(),
+        status: Status::Alive,
+        versions: Versions::CURRENT,
+    })
 }
 
-fn stats(
-    settings: &Settings,
-    status: &Status,
-) -> BTreeMap<&'static str, BTreeMap<&'static str, String>> {
-    let leader_address = status.leader_address.clone().unwrap_or_default();
-    let build = BTreeMap::from([
+fn build(settings: &Settings) -> BTreeMap<&'static str, String> {
+    BTreeMap::from([
         ("prerelease", settings.prerelease.clone()),
         ("revision", settings.revision.clone()),
         ("version", settings.version.clone()),
-    ]);
-    let consul = BTreeMap::from([
+    ])
+}
+
+fn stats(settings: &Settings, status: &ServerStatus, datacenters: usize) -> Stats {
+    let leader_address = status.leader_address.clone().unwrap_or_default();
+    let mut consul = BTreeMap::from([
         ("acl", "disabled".to_owned()),
         ("bootstrap", settings.bootstrap.to_string()),
-        ("known_datacenters", "1".to_owned()),
+        ("known_datacenters", datacenters.to_string()),
         ("leader", status.is_leader.to_string()),
         ("leader_addr", leader_address),
         ("server", settings.server.to_string()),
     ]);
+    if let Some(reason) = &status.diverged {
+        consul.insert("diverged", reason.clone());
+    }
     BTreeMap::from([
-        ("build", build),
+        ("build", build(settings)),
         ("consul", consul),
         ("raft", raft(status)),
         ("runtime", runtime()),
     ])
 }
 
-fn raft(status: &Status) -> BTreeMap<&'static str, String> {
+fn raft(status: &ServerStatus) -> BTreeMap<&'static str, String> {
     let peers: Vec<String> = status
         .peers
         .iter()

@@ -32,36 +32,49 @@ pub fn parse_uint(text: &[u8]) -> Result<u64, NumberError> {
     value.ok_or_else(|| NumberError::Range(text.to_vec()))
 }
 
-/// The nanoseconds of a duration as `time.ParseDuration` reads it, or `None` where Go refuses it.
+/// Why text is no duration, in the words of `time.ParseDuration`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("time: {fault} duration {}", quote(.text))]
+pub struct DurationError {
+    fault: String,
+    text: Vec<u8>,
+}
+
+/// The nanoseconds of a duration as `time.ParseDuration` reads it.
 ///
 /// A number needs a unit unless it is 0; units are ns, us, µs, μs, ms, s, m, h; parts add up (`1h30m`).
-pub fn parse_duration(text: &[u8]) -> Option<i64> {
-    let (negative, mut rest) = match text.first()? {
-        b'-' => (true, &text[1..]),
-        b'+' => (false, &text[1..]),
+pub fn parse_duration(text: &[u8]) -> Result<i64, DurationError> {
+    let refused = |fault| DurationError { fault, text: text.to_vec() };
+    let invalid = || refused("invalid".to_owned());
+    let (negative, mut rest) = match text.first() {
+        Some(b'-') => (true, &text[1..]),
+        Some(b'+') => (false, &text[1..]),
         _ => (false, text),
     };
     if rest == b"0" {
-        return Some(0);
+        return Ok(0);
     }
     if rest.is_empty() {
-        return None;
+        return Err(invalid());
     }
     let mut total: i64 = 0;
     while !rest.is_empty() {
-        let (part, after) = duration_part(rest)?;
-        total = total.checked_add(part)?;
+        let (part, after) = duration_part(rest).map_err(refused)?;
+        total = total.checked_add(part).ok_or_else(invalid)?;
         rest = after;
     }
-    Some(if negative { -total } else { total })
+    Ok(if negative { -total } else { total })
 }
 
-fn duration_part(text: &[u8]) -> Option<(i64, &[u8])> {
+/// One number with its unit, and what follows; or what is wrong with it.
+fn duration_part(text: &[u8]) -> Result<(i64, &[u8]), String> {
+    let invalid = || "invalid".to_owned();
     let digits = |text: &[u8]| text.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let whole_length = digits(text);
     let mut whole: i64 = 0;
     for byte in &text[..whole_length] {
-        whole = whole.checked_mul(10)?.checked_add(i64::from(byte - b'0'))?;
+        let tens = whole.checked_mul(10).ok_or_else(invalid)?;
+        whole = tens.checked_add(i64::from(byte - b'0')).ok_or_else(invalid)?;
     }
     let mut rest = &text[whole_length..];
     let mut fraction: &[u8] = &[];
@@ -70,7 +83,7 @@ fn duration_part(text: &[u8]) -> Option<(i64, &[u8])> {
         (fraction, rest) = after_point.split_at(length);
     }
     if whole_length == 0 && fraction.is_empty() {
-        return None;
+        return Err(invalid());
     }
     let unit_length =
         rest.iter().take_while(|byte| **byte != b'.' && !byte.is_ascii_digit()).count();
@@ -81,16 +94,17 @@ fn duration_part(text: &[u8]) -> Option<(i64, &[u8])> {
         b"s" => 1_000_000_000,
         b"m" => 60_000_000_000,
         b"h" => 3_600_000_000_000,
-        _ => return None,
+        b"" => return Err("missing unit in".to_owned()),
+        unit => return Err(format!("unknown unit {} in", quote(unit))),
     };
-    let mut total = whole.checked_mul(unit)?;
+    let mut total = whole.checked_mul(unit).ok_or_else(invalid)?;
     let mut place = unit;
     // Digits beyond a nanosecond are dropped one by one: 18 of them can't overflow what 19 could.
     for byte in fraction {
         place /= 10;
-        total = total.checked_add(i64::from(byte - b'0') * place)?;
+        total = total.checked_add(i64::from(byte - b'0') * place).ok_or_else(invalid)?;
     }
-    Some((total, &rest[unit_length..]))
+    Ok((total, &rest[unit_length..]))
 }
 
 /// A duration that can be waited for: `None` for zero and what is negative, by which Consul means its default.
@@ -126,6 +140,22 @@ pub fn duration(duration: Duration) -> String {
             }
         }
     }
+}
+
+/// A moment, in seconds since 1970, as `time.RFC3339` has it in UTC.
+pub fn rfc3339(seconds: u64) -> String {
+    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
+    // Days since the first of March of the year 0, in eras of 400 years (the calendar's period).
+    let shifted = days + 719_468;
+    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
 /// Text in quotes as `strconv.Quote` gives it.
@@ -181,28 +211,52 @@ mod tests {
     use super::*;
 
     #[test]
+    fn moments_are_written_in_utc() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+            (1_795_333_578, "2026-11-22T07:46:18Z"),
+        ] {
+            assert_eq!(rfc3339(seconds), text);
+        }
+    }
+
+    #[test]
     fn durations_are_read_as_go_reads_them() {
         for (text, nanoseconds) in [
-            ("0", Some(0)),
-            ("5s", Some(5_000_000_000)),
-            ("1.5s", Some(1_500_000_000)),
-            (".5s", Some(500_000_000)),
-            ("1.s", Some(1_000_000_000)),
-            ("1h30m", Some(5_400_000_000_000)),
-            ("-2ms", Some(-2_000_000)),
-            ("+1us", Some(1_000)),
-            ("1µs", Some(1_000)),
-            ("100ns", Some(100)),
-            ("0.0000000001s", Some(0)),
-            ("5", None),
-            ("", None),
-            ("abc", None),
-            (".s", None),
-            ("-", None),
-            ("1x", None),
-            ("9999999999h", None),
+            ("0", 0),
+            ("1m30s", 90_000_000_000),
+            ("5s", 5_000_000_000),
+            ("1.5s", 1_500_000_000),
+            (".5s", 500_000_000),
+            ("1.s", 1_000_000_000),
+            ("1h30m", 5_400_000_000_000),
+            ("-2ms", -2_000_000),
+            ("+1us", 1_000),
+            ("1µs", 1_000),
+            ("100ns", 100),
+            ("0.0000000001s", 0),
         ] {
-            assert_eq!(parse_duration(text.as_bytes()), nanoseconds, "{text}");
+            assert_eq!(parse_duration(text.as_bytes()), Ok(nanoseconds), "{text}");
+        }
+    }
+
+    #[test]
+    fn bad_durations_are_refused_in_go_s_words() {
+        for (text, refusal) in [
+            ("5", "time: missing unit in duration \"5\""),
+            ("1..5s", "time: missing unit in duration \"1..5s\""),
+            ("1h5", "time: missing unit in duration \"1h5\""),
+            ("", "time: invalid duration \"\""),
+            ("-", "time: invalid duration \"-\""),
+            ("abc", "time: invalid duration \"abc\""),
+            (".s", "time: invalid duration \".s\""),
+            ("9999999999h", "time: invalid duration \"9999999999h\""),
+            ("5x", "time: unknown unit \"x\" in duration \"5x\""),
+        ] {
+            assert_eq!(parse_duration(text.as_bytes()).unwrap_err().to_string(), refusal);
         }
     }
 

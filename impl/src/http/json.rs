@@ -64,6 +64,43 @@ pub fn push_number(out: &mut Vec<u8>, mut number: u64) {
     out.extend_from_slice(&digits[start..]);
 }
 
+/// Appends a number with a fraction as Go does: without an exponent unless it is tiny or huge.
+pub fn push_float(out: &mut Vec<u8>, number: f64) {
+    let magnitude = number.abs();
+    let text = if magnitude != 0.0 && magnitude < 1e-6 {
+        format!("{number:e}")
+    } else if magnitude >= 1e21 {
+        format!("{number:e}").replace('e', "e+")
+    } else {
+        format!("{number}")
+    };
+    out.extend_from_slice(text.as_bytes());
+}
+
+/// Appends a comma, a name and a text.
+pub fn push_field(out: &mut Vec<u8>, name: &str, value: &str) {
+    out.push(b',');
+    push_string(out, name.as_bytes());
+    out.push(b':');
+    push_string(out, value.as_bytes());
+}
+
+/// Appends an array.
+pub fn push_list<T>(
+    out: &mut Vec<u8>,
+    items: impl IntoIterator<Item = T>,
+    push: impl Fn(&mut Vec<u8>, T),
+) {
+    out.push(b'[');
+    for (at, item) in items.into_iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        push(out, item);
+    }
+    out.push(b']');
+}
+
 /// Appends bytes as base64 in quotes.
 pub fn push_base64(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(b'"');
@@ -174,6 +211,23 @@ mod tests {
             encode(&"a<b>&\u{2029}€\""),
             b"\"a\\u003cb\\u003e\\u0026\\u2029\xe2\x82\xac\\\"\""
         );
+    }
+
+    #[test]
+    fn fractions_are_written_as_gos_encoder_does() {
+        for (number, text) in [
+            (0.0, "0"),
+            (1.5, "1.5"),
+            (0.00001, "0.00001"),
+            (0.000_052_083_406_661_419, "0.000052083406661419"),
+            (-9.931_281_730_023_866e-7, "-9.931281730023866e-7"),
+            (1e21, "1e+21"),
+            (-2.0, "-2"),
+        ] {
+            let mut out = Vec::new();
+            push_float(&mut out, number);
+            assert_eq!(String::from_utf8(out).unwrap(), text);
+        }
     }
 
     #[test]

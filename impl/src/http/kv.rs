@@ -3,18 +3,21 @@
 //! A request is first read into an [`Action`] that owns what it needs, so that a parked long poll keeps nothing of its
 //! request; then the action is carried out.
 
+use agent_sync::Topic;
 use bytes::Bytes;
 use hyper::{HeaderMap, Method, StatusCode, body::Incoming, header::CONTENT_LENGTH};
-use spec::state::{Command, Key, KvCommand, KvEntry, Outcome, State, Value};
+use spec::state::{Command, Key, KvCommand, KvEntry, Outcome, State, TableId, Value};
 
 use super::{
-    Inner, blocking,
+    Inner, Settings,
+    blocking::{self, Question},
     body::{self, BodyError},
     go, json,
     query::Values,
     request::{Options, known_datacenter},
     respond::{Failure, Refusal, Reply},
 };
+use crate::server::watch_table;
 
 /// What a request asks of the KV store.
 #[derive(Debug)]
@@ -107,11 +110,20 @@ fn read_put(
             put.mode = Mode::Release(session.to_vec());
         }
     }
-    let declared =
-        headers.get(CONTENT_LENGTH).and_then(|length| go::parse_uint(length.as_bytes()).ok());
-    match declared {
-        Some(length) if length > inner.settings.kv_max_value_size => Err(too_large(inner, length)),
-        _ => Ok(put),
+    declared_size(&inner.settings, headers)?;
+    Ok(put)
+}
+
+/// The declared length of a body.
+pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH).and_then(|length| go::parse_uint(length.as_bytes()).ok())
+}
+
+/// Refuses a value whose declared length is beyond the limit.
+pub(crate) fn declared_size(settings: &Settings, headers: &HeaderMap) -> Result<(), Refusal> {
+    match content_length(headers) {
+        Some(length) if length > settings.kv_max_value_size => Err(too_large(settings, length)),
+        _ => Ok(()),
     }
 }
 
@@ -143,8 +155,8 @@ fn number(text: &[u8]) -> Result<u64, Refusal> {
 }
 
 /// Refuses a value beyond the limit. The rest of it is left unread, so the connection ends.
-fn too_large(inner: &Inner, length: u64) -> Refusal {
-    let limit = inner.settings.kv_max_value_size;
+fn too_large(settings: &Settings, length: u64) -> Refusal {
+    let limit = settings.kv_max_value_size;
     let text = format!(
         "Request body({length} bytes) too large, max size: {limit} bytes. See \
          https://www.consul.io/docs/agent/options.html#kv_max_value_size."
@@ -156,17 +168,11 @@ impl Action {
     /// Carries it out.
     pub(crate) async fn perform(self, inner: &Inner, incoming: Incoming) -> Result<Reply, Refusal> {
         match self {
-            Self::Read(read, options) if options.min_index == 0 => {
-                let view = inner.server.read(options.consistency).await?;
-                let (index, reply) = read.answer(&view.state);
-                Ok(reply.with_meta(blocking::meta(&view, index)))
-            }
             Self::Read(read, options) => {
-                // Boxed: a parked query would otherwise size the future of every request.
                 drop(incoming);
-                Box::pin(blocking::wait(inner, read, options)).await
+                blocking::ask(inner, read, options).await
             }
-            // Boxed too: a write goes through the log, an allocation more is nothing to it.
+            // Boxed: a write goes through the log, an allocation more is nothing to it.
             Self::Put(put) => Box::pin(put.perform(inner, incoming)).await,
             Self::Delete(command) => {
                 let conditional = matches!(command, KvCommand::DeleteCas { .. });
@@ -177,9 +183,19 @@ impl Action {
     }
 }
 
-impl Read {
-    /// The index of the result, and whether there is anything in it.
-    pub(crate) fn probe(&self, state: &State) -> (u64, bool) {
+impl Question for Read {
+    const CATALOG: bool = false;
+
+    fn topics(&self) -> [Option<Topic<'_>>; 2] {
+        let table = watch_table(TableId::Kv);
+        let topic = match self {
+            Self::Get { key, .. } => Topic::Key(table, key),
+            Self::List { prefix } | Self::Keys { prefix, .. } => Topic::Prefix(table, prefix),
+        };
+        [Some(topic), None]
+    }
+
+    fn probe(&self, state: &State) -> (u64, bool) {
         match self {
             Self::Get { key, .. } => {
                 let (index, entry) = state.kv_get(key);
@@ -192,8 +208,7 @@ impl Read {
         }
     }
 
-    /// The result and its index.
-    pub(crate) fn answer(&self, state: &State) -> (u64, Reply) {
+    fn answer(&self, state: &State) -> (u64, Reply) {
         match self {
             Self::Get { key, raw } => match state.kv_get(key) {
                 (index, None) => (index, Reply::empty(StatusCode::NOT_FOUND)),
@@ -255,7 +270,7 @@ impl Put {
         let limit = inner.settings.kv_max_value_size;
         let value = match body::read(incoming, limit).await {
             Ok(value) => Value::from(&*value),
-            Err(BodyError::TooLarge(read)) => return Err(too_large(inner, read)),
+            Err(BodyError::TooLarge(read)) => return Err(too_large(&inner.settings, read)),
             Err(BodyError::Broken(text)) => return Err(Failure::internal(text).into()),
         };
         let Self { key, flags, mode } = self;

@@ -39,6 +39,12 @@ impl<'a> Values<'a> {
         self.0.iter().find(|(known, _)| **known == *name.as_bytes()).map(|(_, value)| &**value)
     }
 
+    /// All values under this name.
+    pub fn all<'b>(&'b self, name: &'b str) -> impl Iterator<Item = &'b [u8]> {
+        let pairs = self.0.iter().filter(move |(known, _)| **known == *name.as_bytes());
+        pairs.map(|(_, value)| &**value)
+    }
+
     /// The first value under this name, unless it is empty.
     pub fn get_filled(&self, name: &str) -> Option<&[u8]> {
         self.get(name).filter(|value| !value.is_empty())

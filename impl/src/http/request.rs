@@ -23,6 +23,8 @@ pub(crate) struct Options {
     pub min_index: u64,
     /// How long to wait at most.
     pub wait: Duration,
+    /// How long ago the answering server may have heard the leader at most.
+    pub max_stale: Option<Duration>,
 }
 
 impl Options {
@@ -36,9 +38,13 @@ impl Options {
             consistency: Consistency::Default,
             min_index: 0,
             wait: settings.default_query_time,
+            max_stale: None,
         };
         if !values.is_empty() {
             options.consistency = consistency(values)?;
+            let bound =
+                values.get_filled("max_stale").and_then(|bound| go::parse_duration(bound).ok());
+            options.max_stale = bound.and_then(go::positive).filter(|_| !values.has("stale"));
         }
         cache_control(headers)?;
         if !values.is_empty() {
@@ -57,11 +63,11 @@ pub(crate) fn consistency(values: &Values<'_>) -> Result<Consistency, Refusal> {
     let mut stale = values.has("stale");
     let consistent = values.has("consistent");
     if let Some(bound) = values.get_filled("max_stale") {
-        let Some(nanoseconds) = go::parse_duration(bound) else {
+        let Ok(nanoseconds) = go::parse_duration(bound) else {
             let text = format!("Invalid max_stale value {}", go::quote(bound));
             return Err(Reply::bad_request(text));
         };
-        // KV takes a bound as leave to be stale and doesn't hold it; so does Consul.
+        // A bound is leave to be stale. The catalog holds it, KV doesn't; so does Consul.
         stale |= nanoseconds > 0;
     }
     match (consistent, stale, values.has("cached")) {
@@ -97,6 +103,14 @@ pub(crate) fn cache_control(headers: &HeaderMap) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Refuses a filter: an answer that isn't filtered would be taken for one that is.
+pub(crate) fn no_filter(values: &Values<'_>) -> Result<(), Refusal> {
+    match values.get_filled("filter") {
+        Some(_) => Err(Reply::bad_request("The filter parameter is not supported yet")),
+        None => Ok(()),
+    }
+}
+
 /// Refuses a datacenter that isn't this one: there is no route to another.
 pub(crate) fn known_datacenter(settings: &Settings, values: &Values<'_>) -> Result<(), Refusal> {
     match values.get_filled("dc") {
@@ -109,10 +123,19 @@ pub(crate) fn known_datacenter(settings: &Settings, values: &Values<'_>) -> Resu
 
 fn wait(settings: &Settings, values: &Values<'_>) -> Result<Duration, Refusal> {
     let Some(text) = values.get_filled("wait") else { return Ok(settings.default_query_time) };
-    let nanoseconds =
-        go::parse_duration(text).ok_or_else(|| Reply::bad_request("Invalid wait time"))?;
+    let nanoseconds = go::parse_duration(text);
+    let nanoseconds = nanoseconds.map_err(|_| Reply::bad_request("Invalid wait time"))?;
     let wait = go::positive(nanoseconds).unwrap_or(settings.default_query_time);
     Ok(wait.min(settings.max_query_time))
+}
+
+/// How long a request waits for a change, if it does; what is wrong with it a server says.
+pub(crate) fn polls_for(settings: &Settings, values: &Values<'_>) -> Option<Duration> {
+    let index = go::parse_uint(values.get_filled("index")?).ok()?;
+    if index == 0 {
+        return None;
+    }
+    wait(settings, values).ok()
 }
 
 /// Whether the client takes gzip: named, and not with quality 0.

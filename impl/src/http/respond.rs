@@ -15,11 +15,16 @@ use hyper::{
 };
 
 use super::json;
-use crate::server::ServerError;
+use crate::{
+    client::ForwardError,
+    net::RpcError,
+    server::{Consistency, ServerError},
+};
 
 const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
 const KNOWN_LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
 const LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact");
+const EFFECTIVE_CONSISTENCY: HeaderName = HeaderName::from_static("x-consul-effective-consistency");
 const ACL_POLICY: HeaderName = HeaderName::from_static("x-consul-default-acl-policy");
 const QUERY_BACKEND: HeaderName = HeaderName::from_static("x-consul-query-backend");
 
@@ -32,6 +37,7 @@ pub(crate) struct Reply {
     meta: Option<Meta>,
     header: Option<(HeaderName, HeaderValue)>,
     close: bool,
+    mute: bool,
 }
 
 /// A reply that ends a request before its work is done; boxed, since few requests meet one.
@@ -55,7 +61,7 @@ enum Content {
 }
 
 /// What a read tells about itself in headers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Meta {
     /// The index to wait on next.
     pub index: u64,
@@ -63,6 +69,8 @@ pub(crate) struct Meta {
     pub known_leader: bool,
     /// How long ago it heard from the leader.
     pub last_contact: Duration,
+    /// How consistent the answer is, where the endpoint tells.
+    pub consistency: Option<Consistency>,
 }
 
 /// A request that failed, as text.
@@ -77,10 +85,15 @@ impl Failure {
     pub(crate) fn internal(text: impl Into<String>) -> Self {
         Self { status: StatusCode::INTERNAL_SERVER_ERROR, text: text.into() }
     }
+
+    /// A status that says it all.
+    fn bare(status: StatusCode) -> Self {
+        Self { status, text: String::new() }
+    }
 }
 
 impl From<ServerError> for Failure {
-    /// The only mapping from the server's errors to statuses.
+    /// The mapping from the server's errors to statuses.
     fn from(error: ServerError) -> Self {
         let status = match &error {
             // Nothing happened, and the client may well try again.
@@ -88,7 +101,22 @@ impl From<ServerError> for Failure {
             ServerError::NoLeader
             | ServerError::OutcomeUnknown(_)
             | ServerError::Refused(_)
+            | ServerError::Diverged(_)
             | ServerError::Remote(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self { status, text: error.to_string() }
+    }
+}
+
+impl From<ForwardError> for Failure {
+    /// The mapping from what keeps a client agent from its servers.
+    fn from(error: ForwardError) -> Self {
+        let status = match &error {
+            ForwardError::RateExceeded => return Self::bare(StatusCode::TOO_MANY_REQUESTS),
+            ForwardError::Rpc(RpcError::Overloaded) => StatusCode::SERVICE_UNAVAILABLE,
+            ForwardError::NoServers | ForwardError::NoCluster | ForwardError::Rpc(_) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         };
         Self { status, text: error.to_string() }
     }
@@ -96,7 +124,10 @@ impl From<ServerError> for Failure {
 
 impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {
-        let mut reply = Reply::text_with(failure.status, failure.text);
+        let mut reply = match failure.text.as_str() {
+            "" => Reply::empty(failure.status),
+            _ => Reply::text_with(failure.status, failure.text),
+        };
         if failure.status == StatusCode::SERVICE_UNAVAILABLE {
             reply.header = Some((RETRY_AFTER, HeaderValue::from_static("1")));
         }
@@ -112,7 +143,7 @@ impl From<ServerError> for Refusal {
 
 impl Reply {
     fn new(status: StatusCode, content: Content, body: Bytes) -> Self {
-        Self { status, content, body, meta: None, header: None, close: false }
+        Self { status, content, body, meta: None, header: None, close: false, mute: false }
     }
 
     /// Nothing but a status.
@@ -167,7 +198,25 @@ impl Reply {
 
     /// Says what a read knew.
     pub(crate) fn with_meta(mut self, meta: Meta) -> Self {
-        self.meta = Some(meta);
+        self.meta = Some(meta).filter(|_| !self.mute);
+        self
+    }
+
+    /// Never says what a read knew: some of Consul's answers have gone out before that is added to them.
+    pub(crate) fn without_meta(mut self) -> Self {
+        self.mute = true;
+        self
+    }
+
+    /// With another status.
+    pub(crate) fn with_status(mut self, status: StatusCode) -> Self {
+        self.status = status;
+        self
+    }
+
+    /// Says the index to wait by, and nothing else of where the answer comes from.
+    pub(crate) fn indexed(mut self, index: u64) -> Self {
+        self.header = Some((INDEX, HeaderValue::from(index)));
         self
     }
 
@@ -187,18 +236,16 @@ impl Reply {
         std::str::from_utf8(&self.body).unwrap()
     }
 
-    /// Makes the answer that goes out.
-    pub(crate) fn finish(self, format: &Format<'_>) -> Response<Full<Bytes>> {
+    /// Makes the answer that goes out; its headers go into `headers`, which has none yet.
+    pub(crate) fn finish(self, headers: HeaderMap, format: &Format<'_>) -> Response<Full<Bytes>> {
+        let Shape { routed, pretty, gzip: gzipped } = format.shape;
         let mut response = Response::new(Full::default());
         *response.status_mut() = self.status;
-        if self.status == StatusCode::PAYLOAD_TOO_LARGE {
-            // The name that it had when Go took it up.
-            let reason = ReasonPhrase::from_static(b"Request Entity Too Large");
-            response.extensions_mut().insert(reason);
-        }
+        name_status(&mut response);
+        *response.headers_mut() = headers;
         let headers = response.headers_mut();
         headers.reserve(8 + format.always.len());
-        if format.routed {
+        if routed {
             headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
             headers.insert(ACL_POLICY, HeaderValue::from_static("allow"));
             for (name, value) in format.always {
@@ -222,16 +269,24 @@ impl Reply {
             headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
         }
         let mut body = self.body;
-        if format.pretty && self.content == Content::Json {
+        if pretty && self.content == Content::Json {
             body = json::indent(&body).into();
         }
         // An archive is gzip already.
-        if format.gzip && format.routed && !body.is_empty() && self.content != Content::Archive {
+        if gzipped && routed && !body.is_empty() && self.content != Content::Archive {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
             body = gzip(&body).into();
         }
         *response.body_mut() = Full::new(body);
         response
+    }
+}
+
+/// Gives a status the name that it had when Go took it up.
+pub(super) fn name_status<B>(response: &mut Response<B>) {
+    if response.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        let reason = ReasonPhrase::from_static(b"Request Entity Too Large");
+        response.extensions_mut().insert(reason);
     }
 }
 
@@ -264,19 +319,34 @@ impl Meta {
                 _ => HeaderValue::from(milliseconds),
             },
         );
+        if let Some(consistency) = self.consistency {
+            let word = match consistency {
+                Consistency::Default => "leader",
+                Consistency::Consistent => "consistent",
+                Consistency::Stale => "stale",
+            };
+            headers.insert(EFFECTIVE_CONSISTENCY, HeaderValue::from_static(word));
+        }
         headers.insert(QUERY_BACKEND, HeaderValue::from_static("blocking-query"));
     }
 }
 
-/// How the client and the configuration want answers.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Format<'a> {
+/// How a request wants its answer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Shape {
     /// Whether the path belongs to the API: only such answers carry `Vary` and the configured headers.
     pub routed: bool,
     /// Indent JSON.
     pub pretty: bool,
     /// The client takes gzip.
     pub gzip: bool,
+}
+
+/// How the client and the configuration want answers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Format<'a> {
+    /// What the request says.
+    pub shape: Shape,
     /// `http_config.response_headers`.
     pub always: &'a [(HeaderName, HeaderValue)],
 }
@@ -346,8 +416,8 @@ mod tests {
     #[test]
     fn an_index_is_never_0() {
         let mut headers = HeaderMap::new();
-        Meta { index: 0, known_leader: false, last_contact: Duration::from_millis(12_823) }
-            .write(&mut headers);
+        let last_contact = Duration::from_millis(12_823);
+        Meta { last_contact, ..Meta::default() }.write(&mut headers);
         assert_eq!(headers["x-consul-index"], "1");
         assert_eq!(headers["x-consul-knownleader"], "false");
         assert_eq!(headers["x-consul-lastcontact"], "12823");
@@ -358,6 +428,7 @@ mod tests {
         for (error, status, text) in [
             (ServerError::NoLeader, 500, "No cluster leader"),
             (ServerError::Unavailable("disk full".into()), 503, "disk full"),
+            (ServerError::Diverged("diverged".into()), 500, "diverged"),
             (ServerError::Remote("EOF".into()), 500, "rpc error making call: EOF"),
         ] {
             let reply = Refusal::from(error);

@@ -2,47 +2,104 @@
 //!
 //! Only what is built is routed. Everything else is a 404 with an empty body, as any unknown path of Consul's is.
 
-use std::net::IpAddr;
+use std::time::Duration;
 
 use hyper::{Method, StatusCode, body::Incoming, http::request::Parts};
 
 use super::{
-    Inner, agent, kv, operator, path,
+    Inner, Origin, Settings, agent, autopilot, blocking, catalog, coordinate, health, keyring, kv,
+    local::{self, Local},
+    operator, path,
     query::Values,
     request::{self, Options},
-    respond::{Failure, Refusal, Reply},
+    respond::{Failure, Refusal, Reply, Shape},
     snapshot, status,
 };
 use crate::server::{Consistency, PeerSelector};
 
 /// A path of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Route {
+pub(super) enum Route {
     Kv,
     StatusLeader,
     StatusPeers,
     Datacenters,
+    CatalogNodes,
+    CatalogNode,
+    CatalogNodeServices,
+    CatalogRegister,
+    CatalogDeregister,
+    HealthNode,
+    HealthState,
+    CoordinateDatacenters,
+    CoordinateNodes,
+    CoordinateNode,
+    CoordinateUpdate,
     AgentSelf,
     RaftConfiguration,
     RaftPeer,
     TransferLeader,
+    Keyring,
+    AutopilotConfiguration,
+    AutopilotHealth,
     Snapshot,
+    Members,
+    Join,
+    Leave,
+    Reload,
+    ForceLeave,
+    EventFire,
+    EventList,
 }
+
+/// The paths that take a rest.
+const PREFIXES: [(&[u8], Route); 6] = [
+    (b"/v1/kv/", Route::Kv),
+    (b"/v1/catalog/node/", Route::CatalogNode),
+    (b"/v1/catalog/node-services/", Route::CatalogNodeServices),
+    (b"/v1/health/node/", Route::HealthNode),
+    (b"/v1/health/state/", Route::HealthState),
+    (b"/v1/coordinate/node/", Route::CoordinateNode),
+];
 
 impl Route {
     /// Finds the path's route, and what follows it where it takes a rest.
     fn find(path: &[u8]) -> Option<(Self, &[u8])> {
-        if let Some(key) = path.strip_prefix(b"/v1/kv/") {
-            return Some((Self::Kv, key));
+        for (prefix, route) in PREFIXES {
+            if let Some(rest) = path.strip_prefix(prefix) {
+                return Some((route, rest));
+            }
+        }
+        for (prefix, route) in [
+            (&b"/v1/agent/join/"[..], Self::Join),
+            (b"/v1/agent/force-leave/", Self::ForceLeave),
+            (b"/v1/event/fire/", Self::EventFire),
+        ] {
+            if let Some(rest) = path.strip_prefix(prefix) {
+                return Some((route, rest));
+            }
         }
         let route = match path {
             b"/v1/status/leader" => Self::StatusLeader,
             b"/v1/status/peers" => Self::StatusPeers,
             b"/v1/catalog/datacenters" => Self::Datacenters,
+            b"/v1/catalog/nodes" => Self::CatalogNodes,
+            b"/v1/catalog/register" => Self::CatalogRegister,
+            b"/v1/catalog/deregister" => Self::CatalogDeregister,
+            b"/v1/coordinate/datacenters" => Self::CoordinateDatacenters,
+            b"/v1/coordinate/nodes" => Self::CoordinateNodes,
+            b"/v1/coordinate/update" => Self::CoordinateUpdate,
             b"/v1/agent/self" => Self::AgentSelf,
+            b"/v1/agent/members" => Self::Members,
+            b"/v1/agent/leave" => Self::Leave,
+            b"/v1/agent/reload" => Self::Reload,
+            b"/v1/event/list" => Self::EventList,
+            b"/v1/operator/keyring" => Self::Keyring,
             b"/v1/operator/raft/configuration" => Self::RaftConfiguration,
             b"/v1/operator/raft/peer" => Self::RaftPeer,
             b"/v1/operator/raft/transfer-leader" => Self::TransferLeader,
+            b"/v1/operator/autopilot/configuration" => Self::AutopilotConfiguration,
+            b"/v1/operator/autopilot/health" => Self::AutopilotHealth,
             b"/v1/snapshot" => Self::Snapshot,
             _ => return None,
         };
@@ -50,13 +107,25 @@ impl Route {
     }
 
     fn methods(self) -> &'static [Method] {
+        if let Some(methods) = self.local_methods() {
+            return methods;
+        }
         match self {
+            Self::Keyring => &[Method::GET, Method::POST, Method::PUT, Method::DELETE],
             Self::Kv => &[Method::GET, Method::PUT, Method::DELETE],
             Self::RaftPeer => &[Method::DELETE],
             Self::TransferLeader => &[Method::POST],
-            Self::Snapshot => &[Method::GET, Method::PUT],
+            Self::Snapshot | Self::AutopilotConfiguration => &[Method::GET, Method::PUT],
+            Self::CatalogRegister | Self::CatalogDeregister | Self::CoordinateUpdate => {
+                &[Method::PUT]
+            }
             _ => &[Method::GET],
         }
+    }
+
+    /// Whether the answer is about the agent that is asked, whoever else could give one.
+    fn is_about_the_agent(self) -> bool {
+        self == Self::AgentSelf || self.local_methods().is_some()
     }
 
     fn allow(self) -> &'static str {
@@ -64,7 +133,16 @@ impl Route {
             Self::Kv => "OPTIONS,GET,PUT,DELETE",
             Self::RaftPeer => "OPTIONS,DELETE",
             Self::TransferLeader => "OPTIONS,POST",
-            Self::Snapshot => "OPTIONS,GET,PUT",
+            Self::Snapshot | Self::AutopilotConfiguration => "OPTIONS,GET,PUT",
+            Self::Keyring => "OPTIONS,GET,POST,PUT,DELETE",
+            Self::Join
+            | Self::Leave
+            | Self::Reload
+            | Self::ForceLeave
+            | Self::EventFire
+            | Self::CatalogRegister
+            | Self::CatalogDeregister
+            | Self::CoordinateUpdate => "OPTIONS,PUT",
             _ => "OPTIONS,GET",
         }
     }
@@ -72,15 +150,11 @@ impl Route {
 
 /// What to do for a request, and how the answer is to look.
 #[derive(Debug)]
-pub(crate) struct Plan {
+pub(crate) struct Plan<A = Action> {
     /// What to do, or the answer where that is settled.
-    pub action: Result<Action, Refusal>,
-    /// Whether the path belongs to the API.
-    pub routed: bool,
-    /// Whether JSON is to be indented.
-    pub pretty: bool,
-    /// Whether the client takes gzip.
-    pub gzip: bool,
+    pub action: Result<A, Refusal>,
+    /// How the answer is to look.
+    pub shape: Shape,
 }
 
 /// What to do; owns all that it needs.
@@ -90,7 +164,19 @@ pub(crate) enum Action {
     StatusLeader,
     StatusPeers,
     Datacenters,
+    Catalog(catalog::Read, Options),
+    Register,
+    Deregister,
+    Health(health::Read, Options),
+    Coordinates(coordinate::Read, Options),
+    CoordinateDatacenters,
+    UpdateCoordinate,
     AgentSelf,
+    Local(Local),
+    Keyring(keyring::Asked),
+    AutopilotConfiguration(Consistency),
+    ConfigureAutopilot { cas: Option<u64> },
+    AutopilotHealth,
     RaftConfiguration { stale: bool },
     RemovePeer(PeerSelector),
     TransferLeader(Option<String>),
@@ -98,15 +184,63 @@ pub(crate) enum Action {
     RestoreSnapshot,
 }
 
-/// Decides what to do for a request from `remote`; a client on a unix socket has no address.
-pub(crate) fn plan(inner: &Inner, parts: &Parts, remote: Option<IpAddr>) -> Plan {
+/// What an agent that is no server does.
+#[derive(Debug)]
+pub(crate) enum Relay {
+    /// It speaks of itself.
+    AgentSelf,
+    /// It does it by itself.
+    Local(Local),
+    /// A server answers.
+    Forward {
+        /// How long the request waits for a change, if it does.
+        wait: Option<Duration>,
+    },
+}
+
+/// Decides what a server does for a request.
+pub(crate) fn plan(inner: &Inner, parts: &Parts, origin: Origin) -> Plan {
+    lay_out(&inner.settings, parts, origin, |route, rest, values| {
+        if origin == Origin::Agent && route.is_about_the_agent() {
+            // The answer would be about another agent than the one that was asked.
+            return Err(Reply::empty(StatusCode::NOT_FOUND).into());
+        }
+        action(inner, parts, route, rest, values)
+    })
+}
+
+/// Decides what an agent that is no server does for a request of its client.
+pub(crate) fn plan_relay(settings: &Settings, parts: &Parts, origin: Origin) -> Plan<Relay> {
+    lay_out(settings, parts, origin, |route, rest, values| {
+        if route == Route::AgentSelf {
+            return Ok(Relay::AgentSelf);
+        }
+        if let Some(local) = local::read(settings, route, rest, values, &parts.headers)? {
+            return Ok(Relay::Local(local));
+        }
+        if route == Route::Keyring {
+            let text = "keyring operations must run against a server node";
+            return Err(Failure::internal(text).into());
+        }
+        if route == Route::Kv && parts.method == Method::PUT {
+            kv::declared_size(settings, &parts.headers)?;
+        }
+        Ok(Relay::Forward { wait: request::polls_for(settings, values) })
+    })
+}
+
+/// Decides what every agent decides alike, and asks `decide` for the rest.
+fn lay_out<A>(
+    settings: &Settings,
+    parts: &Parts,
+    origin: Origin,
+    decide: impl FnOnce(Route, &[u8], &Values<'_>) -> Result<A, Refusal>,
+) -> Plan<A> {
     let mut plan = Plan {
         action: Err(Reply::empty(StatusCode::NOT_FOUND).into()),
-        routed: false,
-        pretty: inner.settings.dev,
-        gzip: false,
+        shape: Shape { pretty: settings.dev && origin != Origin::Agent, ..Shape::default() },
     };
-    let path = match clean_path(inner, parts) {
+    let path = match clean_path(settings, parts, origin) {
         Ok(path) => path,
         Err(reply) => {
             plan.action = Err(reply);
@@ -118,32 +252,38 @@ pub(crate) fn plan(inner: &Inner, parts: &Parts, remote: Option<IpAddr>) -> Plan
         return plan;
     }
     let Some((route, rest)) = Route::find(&path) else { return plan };
-    plan.routed = true;
-    plan.gzip = request::accepts_gzip(&parts.headers);
+    plan.shape.routed = true;
+    plan.shape.gzip = request::accepts_gzip(&parts.headers);
     plan.action = match Values::read(parts.uri.query()) {
         None => Err(Reply::empty(StatusCode::INTERNAL_SERVER_ERROR).into()),
         Some(values) => {
-            plan.pretty |= values.has("pretty");
-            access(inner, &path, route, &parts.method, remote)
-                .and_then(|()| action(inner, parts, route, rest, &values))
+            plan.shape.pretty |= values.has("pretty");
+            access(settings, &path, route, &parts.method, origin)
+                .and_then(|()| decide(route, rest, &values))
         }
     };
     plan
 }
 
 /// The decoded path, or the answer that its form calls for.
-fn clean_path<'a>(inner: &Inner, parts: &'a Parts) -> Result<std::borrow::Cow<'a, [u8]>, Refusal> {
+fn clean_path<'a>(
+    settings: &Settings,
+    parts: &'a Parts,
+    origin: Origin,
+) -> Result<std::borrow::Cow<'a, [u8]>, Refusal> {
     let Some(path) = path::read(parts.uri.path()) else {
         return Err(Reply::bad_request("400 Bad Request").closing().into());
     };
-    if !path.printable && !inner.settings.disable_http_unprintable_char_filter {
+    let unfiltered = settings.disable_http_unprintable_char_filter || origin == Origin::Agent;
+    if !path.printable && !unfiltered {
         return Err(Reply::empty(StatusCode::BAD_REQUEST).into());
     }
     let target = path.cleaned.as_deref().unwrap_or(&path.decoded);
     let query = parts.uri.query();
-    let location = if target == b"/v1/kv" {
-        // What takes a rest is a directory to Go, and is only found with its slash.
-        path::location(b"/v1/kv/", query.filter(|query| !query.is_empty()))
+    // What takes a rest is a directory to Go, and is only found with its slash.
+    let directory = PREFIXES.iter().find(|(prefix, _)| prefix.strip_suffix(b"/") == Some(target));
+    let location = if let Some((prefix, _)) = directory {
+        path::location(prefix, query.filter(|query| !query.is_empty()))
     } else if path.cleaned.is_some() {
         path::location(target, query)
     } else {
@@ -160,15 +300,16 @@ fn clean_path<'a>(inner: &Inner, parts: &'a Parts) -> Result<std::borrow::Cow<'a
 
 /// Whether the configuration lets this request through, and the route has its method.
 fn access(
-    inner: &Inner,
+    settings: &Settings,
     path: &[u8],
     route: Route,
     method: &Method,
-    remote: Option<IpAddr>,
+    origin: Origin,
 ) -> Result<(), Refusal> {
-    let settings = &inner.settings;
     let forbidden = |text| Err(Reply::text_with(StatusCode::FORBIDDEN, text).into());
-    if settings.block_endpoints.iter().any(|prefix| path.starts_with(prefix.as_bytes())) {
+    let blocked =
+        || settings.block_endpoints.iter().any(|prefix| path.starts_with(prefix.as_bytes()));
+    if origin != Origin::Agent && blocked() {
         return forbidden("Endpoint is blocked by agent configuration");
     }
     if *method == Method::OPTIONS {
@@ -184,6 +325,7 @@ fn access(
     if *method == Method::GET || writers.is_empty() {
         return Ok(());
     }
+    let Origin::Client(remote) = origin else { return Ok(()) };
     match remote {
         // Go's own words for a unix socket's client, which has no address to compare.
         None => Err(Failure::internal(
@@ -209,7 +351,14 @@ fn action(
         Ok::<_, Refusal>(options)
     };
     let text = |name| values.get_filled(name).map(|v| String::from_utf8_lossy(v).into_owned());
+    if let Some(local) = local::read(settings, route, rest, values, &parts.headers)? {
+        return Ok(Action::Local(local));
+    }
     Ok(match route {
+        Route::Keyring => {
+            request::known_datacenter(settings, values)?;
+            Action::Keyring(keyring::read(&parts.method, values)?)
+        }
         Route::Kv => Action::Kv(kv::read(inner, &parts.method, rest, values, &parts.headers)?),
         Route::StatusLeader => options().map(|_| Action::StatusLeader)?,
         Route::StatusPeers => options().map(|_| Action::StatusPeers)?,
@@ -218,7 +367,60 @@ fn action(
             request::cache_control(&parts.headers)?;
             Action::Datacenters
         }
-        Route::AgentSelf => Action::AgentSelf,
+        Route::CatalogNodes => {
+            let options = options()?;
+            Action::Catalog(catalog::Read::Nodes(catalog::Wanted::read(inner, values)?), options)
+        }
+        Route::CatalogNode => {
+            let options = options()?;
+            let read = |name, key| catalog::Read::Node { name, key };
+            Action::Catalog(catalog::Read::node(rest, values, read)?, options)
+        }
+        Route::CatalogNodeServices => {
+            let options = options()?;
+            let read = |name, key| catalog::Read::NodeServices { name, key };
+            Action::Catalog(catalog::Read::node(rest, values, read)?, options)
+        }
+        Route::CatalogRegister | Route::CatalogDeregister | Route::CoordinateUpdate => {
+            request::known_datacenter(settings, values)?;
+            match route {
+                Route::CatalogRegister => Action::Register,
+                Route::CatalogDeregister => Action::Deregister,
+                _ => Action::UpdateCoordinate,
+            }
+        }
+        Route::HealthNode => {
+            let options = options()?;
+            Action::Health(health::Read::node(rest, values)?, options)
+        }
+        Route::HealthState => {
+            let options = options()?;
+            Action::Health(health::Read::state(inner, rest, values)?, options)
+        }
+        Route::CoordinateDatacenters => Action::CoordinateDatacenters,
+        Route::CoordinateNodes => Action::Coordinates(coordinate::Read::nodes(values), options()?),
+        Route::CoordinateNode => {
+            let options = options()?;
+            Action::Coordinates(coordinate::Read::node(rest, values)?, options)
+        }
+        Route::AutopilotConfiguration if parts.method == Method::PUT => {
+            let cas = autopilot::read_cas(values)?;
+            request::known_datacenter(settings, values)?;
+            Action::ConfigureAutopilot { cas }
+        }
+        Route::AutopilotConfiguration => Action::AutopilotConfiguration(options()?.consistency),
+        Route::AutopilotHealth => {
+            options()?;
+            Action::AutopilotHealth
+        }
+        Route::AgentSelf
+        | Route::Members
+        | Route::Join
+        | Route::Leave
+        | Route::Reload
+        | Route::ForceLeave
+        | Route::EventFire
+        | Route::EventList => Action::AgentSelf,
         Route::RaftConfiguration => {
             Action::RaftConfiguration { stale: options()?.consistency == Consistency::Stale }
         }
@@ -243,6 +445,28 @@ fn action(
 }
 
 impl Action {
+    /// Whether it is a read that waits for a change.
+    pub(crate) fn polls(&self) -> bool {
+        match self {
+            Self::Kv(kv::Action::Read(_, options))
+            | Self::Catalog(_, options)
+            | Self::Health(_, options)
+            | Self::Coordinates(_, options) => options.min_index != 0,
+            _ => false,
+        }
+    }
+
+    /// Carries out a read that waits for a change: the future holds no more than that takes.
+    pub(crate) async fn poll(self, inner: &Inner) -> Result<Reply, Refusal> {
+        match self {
+            Self::Kv(kv::Action::Read(read, options)) => blocking::ask(inner, read, options).await,
+            Self::Catalog(read, options) => blocking::ask(inner, read, options).await,
+            Self::Health(read, options) => blocking::ask(inner, read, options).await,
+            Self::Coordinates(read, options) => blocking::ask(inner, read, options).await,
+            _ => Err(Failure::internal("not a read that waits").into()),
+        }
+    }
+
     /// Carries it out.
     pub(crate) async fn perform(self, inner: &Inner, incoming: Incoming) -> Result<Reply, Refusal> {
         match self {
@@ -250,8 +474,26 @@ impl Action {
             Self::StatusLeader => Ok(status::leader(inner)),
             Self::StatusPeers => Ok(status::peers(inner)),
             Self::Datacenters => Ok(status::datacenters(inner)),
+            Self::Catalog(read, options) => blocking::ask(inner, read, options).await,
+            Self::Health(read, options) => blocking::ask(inner, read, options).await,
+            Self::Coordinates(read, options) => blocking::ask(inner, read, options).await,
+            Self::CoordinateDatacenters => Ok(coordinate::datacenters(inner)),
             Self::AgentSelf => Ok(agent::describe(inner)),
+            Self::Local(local) => {
+                Box::pin(local.perform(inner.agent.as_ref(), &inner.settings, incoming)).await
+            }
+            Self::Keyring(asked) => Box::pin(keyring::answer(inner, asked, incoming)).await,
             // Boxed, as all that is rare and large: the future of a request is as large as its largest arm.
+            Self::Register => Box::pin(catalog::register(inner, incoming)).await,
+            Self::Deregister => Box::pin(catalog::deregister(inner, incoming)).await,
+            Self::UpdateCoordinate => Box::pin(coordinate::update(inner, incoming)).await,
+            Self::AutopilotConfiguration(consistency) => {
+                Box::pin(autopilot::configuration(inner, consistency)).await
+            }
+            Self::ConfigureAutopilot { cas } => {
+                Box::pin(autopilot::configure(inner, cas, incoming)).await
+            }
+            Self::AutopilotHealth => Box::pin(autopilot::health(inner)).await,
             Self::RaftConfiguration { stale } => {
                 Box::pin(operator::configuration(inner, stale)).await
             }

@@ -3,15 +3,23 @@
 use std::{
     collections::HashMap,
     convert::Infallible,
+    future::poll_fn,
     net::IpAddr,
+    pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
-use hyper::{server::conn::http1, service::service_fn};
+use bytes::Bytes;
+use hyper::{
+    body::Incoming,
+    server::conn::http1,
+    service::{HttpService, service_fn},
+};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -21,7 +29,9 @@ use tokio::{
 };
 
 use super::{
-    Api,
+    Api, Origin,
+    gateway::Outgoing,
+    park::{Leaving, Parked},
     stream::{Listener, Phase, Socket, Watched},
 };
 
@@ -50,7 +60,12 @@ pub async fn serve(listener: impl Into<Listener>, api: Api, shutdown: impl Futur
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((socket, address)) => connections.admit(socket, address),
+                Ok((socket, address)) => {
+                    if connections.watched.is_empty() {
+                        tick.reset();
+                    }
+                    connections.admit(socket, address);
+                }
                 Err(error) => {
                     // Most likely there are no file descriptors left: trying at once would burn a core.
                     tracing::warn!(%error, "accepting HTTP connections failed");
@@ -64,7 +79,8 @@ pub async fn serve(listener: impl Into<Listener>, api: Api, shutdown: impl Futur
                 };
                 connections.watched.remove(&id);
             }
-            _ = tick.tick() => connections.end_dawdlers(),
+            // An agent that nobody talks to isn't woken for nothing.
+            _ = tick.tick(), if !connections.watched.is_empty() => connections.end_dawdlers(),
             () = &mut shutdown => break,
         }
     }
@@ -94,7 +110,7 @@ impl Connections {
     }
 
     fn admit(&mut self, socket: Socket, address: Option<IpAddr>) {
-        let Some(place) = self.api.0.clients.enter(&self.api, address) else {
+        let Some(place) = self.api.clients().enter(&self.api, address) else {
             if Arc::strong_count(&self.refusals) <= REFUSALS {
                 let refusing = self.refusals.clone();
                 self.tasks.spawn(async move {
@@ -107,7 +123,7 @@ impl Connections {
         let phase = Arc::new(Phase::new(self.clock.clone()));
         let connection = connection(
             self.api.clone(),
-            Watched { socket, phase: phase.clone() },
+            Watched { socket, phase: phase.clone(), ahead: Bytes::new() },
             place,
             self.stopping.subscribe(),
         );
@@ -119,7 +135,7 @@ impl Connections {
         self.clock.fetch_add(1, Ordering::Relaxed);
         let ticks =
             |time: Duration| u32::try_from(time.as_millis() / TICK.as_millis()).unwrap_or(u32::MAX);
-        let head = ticks(self.api.0.settings.head_timeout);
+        let head = ticks(self.api.settings().head_timeout);
         for (phase, abort) in self.watched.values() {
             if phase.overdue(head, ticks(IDLE_TIMEOUT)) {
                 abort.abort();
@@ -136,33 +152,126 @@ impl Connections {
     }
 }
 
-async fn connection(api: Api, stream: Watched, place: Place, mut stopping: watch::Receiver<bool>) {
+/// Serves a connection to its end: in hyper's hands while there is something to do, and without while a poll sleeps.
+async fn connection(
+    api: Api,
+    mut stream: Watched,
+    place: Place,
+    mut stopping: watch::Receiver<bool>,
+) {
     let phase = stream.phase.clone();
     let remote = place.address;
-    let service = service_fn(move |request| {
-        let (api, phase) = (api.clone(), phase.clone());
+    let mut service = service_fn(|request| {
         phase.begin();
+        let phase = phase.clone();
+        let planned = match phase.desk.take_answer() {
+            Some(answer) => Err(answer),
+            None => Ok(api.plan(request, Origin::Client(remote))),
+        };
         async move {
-            let response = api.answer(request, remote).await;
+            let answer = match planned {
+                Err(answer) => answer,
+                Ok(planned) => planned.answer(Some(&phase.desk)).await,
+            };
             phase.end();
-            Ok::<_, Infallible>(response)
+            Ok::<_, Infallible>(answer)
         }
     });
+    let mut answers = false;
+    loop {
+        // hyper's buffers are for who uses them: not for a connection that was just opened, or whose poll was answered.
+        if !answers {
+            tokio::select! {
+                _ = stream.socket.readable() => {}
+                _ = stopping.changed() => return,
+            }
+        }
+        let mut connection = put_together(stream, service);
+        let turn = tokio::select! {
+            turn = serve_turn(&mut connection, &phase, answers) => turn,
+            _ = stopping.changed() => {
+                Pin::new(&mut *connection).graceful_shutdown();
+                Turn::Ended(connection.as_mut().await)
+            }
+        };
+        match turn {
+            Turn::Rests => {
+                (stream, service) = take_apart(*connection);
+                answers = false;
+            }
+            Turn::Leaves(mut parked) => {
+                (stream, service) = take_apart(*connection);
+                answers = true;
+                let mut ahead = parked.head.to_vec();
+                tokio::select! {
+                    answer = &mut parked.sleeper => phase.desk.put_answer(answer),
+                    () = stream.socket.gone(&mut ahead) => break,
+                    _ = stopping.changed() => break,
+                }
+                stream.ahead = ahead.into();
+            }
+            Turn::Ended(ended) => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "an HTTP connection broke");
+                }
+                break;
+            }
+        }
+    }
+    drop(place);
+}
+
+type Hyper<S> = http1::Connection<TokioIo<Watched>, S>;
+
+/// Gives a connection to hyper; boxed, since it is gone while a poll sleeps.
+fn put_together<S>(stream: Watched, service: S) -> Box<Hyper<S>>
+where
+    S: HttpService<Incoming, ResBody = Outgoing, Error = Infallible>,
+{
     let mut builder = http1::Builder::new();
     // The phase watches over heads: hyper's own timeout would end idle connections as well.
     builder.title_case_headers(true).pipeline_flush(true).header_read_timeout(None);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        _ = stopping.changed() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    Box::new(builder.serve_connection(TokioIo::new(stream), service))
+}
+
+/// Takes a connection out of hyper's hands that has nothing in its buffers.
+fn take_apart<S>(connection: Hyper<S>) -> (Watched, S)
+where
+    S: HttpService<Incoming, ResBody = Outgoing, Error = Infallible>,
+{
+    let parts = connection.into_parts();
+    debug_assert!(parts.read_buf.is_empty());
+    (parts.io.into_inner(), parts.service)
+}
+
+/// What a connection's turn in hyper's hands comes to.
+enum Turn {
+    Ended(hyper::Result<()>),
+    /// A poll goes to sleep elsewhere.
+    Leaves(Parked),
+    /// What there was to do is done.
+    Rests,
+}
+
+/// Serves until the connection ends or a poll leaves; with `rests`, until it has nothing more to do.
+async fn serve_turn<S>(connection: &mut Hyper<S>, phase: &Phase, rests: bool) -> Turn
+where
+    S: HttpService<Incoming, ResBody = Outgoing, Error = Infallible>,
+{
+    poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(ended) = Pin::new(&mut *connection).poll(cx) {
+                return Poll::Ready(Turn::Ended(ended));
+            }
+            match phase.desk.leaving() {
+                None if rests && phase.is_idle() => return Poll::Ready(Turn::Rests),
+                None => return Poll::Pending,
+                Some(Leaving::Leaves(parked)) => return Poll::Ready(Turn::Leaves(parked)),
+                Some(Leaving::Stays) => {}
+            }
         }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "an HTTP connection broke");
-    }
-    drop(place);
+    })
+    .await
 }
 
 /// Says why the connection isn't taken, and reads what the client sent meanwhile: closing on unread bytes resets the
@@ -216,7 +325,7 @@ struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let Some(address) = self.address else { return };
-        let clients = &self.api.0.clients;
+        let clients = self.api.clients();
         let mut counts = clients.counts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&address) {
             *count -= 1;
@@ -236,16 +345,16 @@ mod tests {
     async fn a_connection_takes_little_memory_of_its_own() {
         let settings = ServerSettings::dev("s1", "127.0.0.1:0".parse().unwrap());
         let server = Server::start(settings).await.unwrap();
-        let api = Api::new(server.clone(), Settings::default()).unwrap();
+        let api = Api::new(server.clone(), Settings::default(), None).unwrap();
         let (socket, _other_end) = tokio::net::UnixStream::pair().unwrap();
         let phase = Arc::new(Phase::new(Arc::default()));
-        let place = api.0.clients.enter(&api, None).unwrap();
+        let place = api.clients().enter(&api, None).unwrap();
         let (_stop, stopping) = watch::channel(false);
         let read = size_of_val(&server.read(crate::server::Consistency::Default));
-        let stream = Watched { socket: Socket::Unix(socket), phase };
+        let stream = Watched { socket: Socket::Unix(socket), phase, ahead: Bytes::new() };
         let connection = connection(api, stream, place, stopping);
         let size = size_of_val(&connection);
-        // What a write needs is boxed: an idle connection has no use for its room.
-        assert!(size <= 1536, "{size} bytes, of them {read} for a read");
+        // All that a sleeping poll has besides is its own: what hyper and other requests need is boxed.
+        assert!(size <= 896, "{size} bytes, of them {read} for a read");
     }
 }

@@ -8,6 +8,9 @@ use std::{
 };
 
 use hyper::header::{HeaderName, HeaderValue};
+use spec::raft::DiskId;
+
+use crate::gossip::{Identity, ServerIdentity};
 
 /// What configuration gives; [`Settings::default`] has Consul's defaults.
 #[derive(Clone, Debug)]
@@ -39,6 +42,8 @@ pub struct Settings {
     pub rpc_address: SocketAddr,
     /// The port of the LAN's gossip.
     pub serf_lan_port: u16,
+    /// `ports.serf_wan`, where this agent is in the WAN's pool.
+    pub serf_wan_port: Option<u16>,
     /// `node_meta`.
     pub node_meta: BTreeMap<String, String>,
     /// `http_config.response_headers`.
@@ -61,6 +66,26 @@ pub struct Settings {
     pub head_timeout: Duration,
 }
 
+impl Settings {
+    /// What the agent says of itself in its pool: as a server, where it is one, that votes from this disk.
+    pub fn identity(&self, disk: Option<DiskId>) -> Identity {
+        let server = || ServerIdentity {
+            rpc: self.rpc_address,
+            disk,
+            bootstrap: self.bootstrap,
+            expect: self.bootstrap_expect,
+            cluster: None,
+            wan_port: self.serf_wan_port,
+        };
+        Identity {
+            datacenter: self.datacenter.clone(),
+            node_id: self.node_id.clone(),
+            build: format!("{}:{}", self.version, self.revision),
+            server: self.server.then(server),
+        }
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -77,6 +102,7 @@ impl Default for Settings {
             dev: false,
             rpc_address: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 8300),
             serf_lan_port: 8301,
+            serf_wan_port: None,
             node_meta: BTreeMap::from([("consul-network-segment".to_owned(), String::new())]),
             response_headers: Vec::new(),
             block_endpoints: Vec::new(),

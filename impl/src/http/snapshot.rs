@@ -18,6 +18,7 @@ pub(crate) async fn save(inner: &Inner, stale: bool) -> Result<Reply, Refusal> {
         index: file.index,
         known_leader: file.known_leader,
         last_contact: file.last_contact,
+        consistency: None,
     }))
 }
 

@@ -11,10 +11,13 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::{Buf, Bytes};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
 };
+
+use super::park::Desk;
 
 /// Where clients come in.
 #[derive(Debug)]
@@ -67,6 +70,38 @@ pub(super) enum Socket {
     Unix(UnixStream),
 }
 
+impl Socket {
+    /// Waits until there is something to read, if only the end.
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.readable().await,
+            Self::Unix(stream) => stream.readable().await,
+        }
+    }
+
+    /// Reads into `more` what a client sends that waits for an answer; ends when the client is gone.
+    pub(super) async fn gone(&self, more: &mut Vec<u8>) {
+        loop {
+            match self.readable().await.and_then(|()| self.read_some(more)) {
+                // The rest of it may wait where it is.
+                Ok(1..) => return std::future::pending().await,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(0) | Err(_) => return,
+            }
+        }
+    }
+
+    fn read_some(&self, more: &mut Vec<u8>) -> io::Result<usize> {
+        let mut piece = [0; 1024];
+        let length = match self {
+            Self::Tcp(stream) => stream.try_read(&mut piece),
+            Self::Unix(stream) => stream.try_read(&mut piece),
+        }?;
+        more.extend_from_slice(&piece[..length]);
+        Ok(length)
+    }
+}
+
 macro_rules! forward {
     ($socket:expr, $method:ident($($argument:expr),*)) => {
         match $socket {
@@ -81,6 +116,7 @@ macro_rules! forward {
 pub(super) struct Phase {
     clock: Arc<AtomicU32>,
     state: AtomicU32,
+    pub(super) desk: Desk,
 }
 
 const BUSY: u32 = 0;
@@ -93,7 +129,7 @@ const TICKS: u32 = 1 << 30;
 impl Phase {
     /// A connection that was just accepted owes its first head.
     pub(super) fn new(clock: Arc<AtomicU32>) -> Self {
-        let phase = Self { clock, state: AtomicU32::new(BUSY) };
+        let phase = Self { clock, state: AtomicU32::new(BUSY), desk: Desk::default() };
         phase.set(HEAD);
         phase
     }
@@ -106,11 +142,18 @@ impl Phase {
     /// A request's head is here whole.
     pub(super) fn begin(&self) {
         self.state.store(BUSY, Ordering::Relaxed);
+        self.desk.fill();
     }
 
     /// A request was answered.
     pub(super) fn end(&self) {
         self.set(IDLE);
+        self.desk.fill();
+    }
+
+    /// Whether the last answer has gone out, and nothing came since.
+    pub(super) fn is_idle(&self) -> bool {
+        self.state.load(Ordering::Relaxed) % KINDS == IDLE && self.desk.is_drained()
     }
 
     fn received(&self) {
@@ -143,6 +186,8 @@ impl Phase {
 pub(super) struct Watched {
     pub(super) socket: Socket,
     pub(super) phase: Arc<Phase>,
+    /// Read before what comes from the socket.
+    pub(super) ahead: Bytes,
 }
 
 impl AsyncRead for Watched {
@@ -151,6 +196,12 @@ impl AsyncRead for Watched {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            let length = self.ahead.len().min(buffer.remaining());
+            buffer.put_slice(&self.ahead[..length]);
+            self.ahead.advance(length);
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
         let read = forward!(&mut self.socket, poll_read(cx, buffer));
         if buffer.filled().len() > before {
@@ -184,6 +235,7 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.phase.desk.drained();
         forward!(&mut self.socket, poll_flush(cx))
     }
 

@@ -9,6 +9,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+mod polls;
+
 use super::{Api, Settings, serve};
 use crate::{config::ServerSettings, server::Server};
 
@@ -29,6 +31,10 @@ async fn server() -> Server {
     };
     let server = Server::start(settings).await.unwrap();
     assert!(server.wait_for_leader(Duration::from_secs(5)).await);
+    // A new cluster's first command, of index 3.
+    while server.published().unwrap().state.autopilot().is_none() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     server
 }
 
@@ -39,7 +45,7 @@ async fn agent(settings: Settings) -> Agent {
 async fn agent_of(server: Server, settings: Settings) -> Agent {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let api = Api::new(server.clone(), settings).unwrap();
+    let api = Api::new(server.clone(), settings, None).unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let ended = tokio::spawn(serve(listener, api, async {
         let _ = stopped.await;
@@ -157,7 +163,7 @@ async fn recorded_steps_are_answered_as_consul_answered_them() {
         ("GET", "/v1/agent/self", "", 403, TEXT, "Endpoint is blocked by agent configuration"),
         ("PUT", "/v1/kv/k1", "hello", 200, JSON, "true"),
         ("GET", "/v1/kv/k1", "", 200, JSON,
-            r#"[{"LockIndex":0,"Key":"k1","Flags":0,"Value":"aGVsbG8=","CreateIndex":3,"ModifyIndex":3}]"#),
+            r#"[{"LockIndex":0,"Key":"k1","Flags":0,"Value":"aGVsbG8=","CreateIndex":4,"ModifyIndex":4}]"#),
         ("GET", "/v1/kv/k1?raw", "", 200, Some("text/plain"), "hello"),
         ("GET", "/v1/kv/missing", "", 404, None, ""),
         ("GET", "/v1/kv/missing/?recurse", "", 404, None, ""),
@@ -171,19 +177,19 @@ async fn recorded_steps_are_answered_as_consul_answered_them() {
         ("GET", "/v1/kv/ap?keys&separator=/", "", 200, JSON, r#"["app/"]"#),
         ("DELETE", "/v1/kv/app/x?recurse", "", 200, JSON, "true"),
         ("GET", "/v1/kv/app?recurse", "", 200, JSON,
-            r#"[{"LockIndex":0,"Key":"app/y","Flags":0,"Value":"YQ==","CreateIndex":6,"ModifyIndex":6}]"#),
+            r#"[{"LockIndex":0,"Key":"app/y","Flags":0,"Value":"YQ==","CreateIndex":7,"ModifyIndex":7}]"#),
         ("PUT", "/v1/kv/f1?flags=18446744073709551615", "v", 200, JSON, "true"),
         ("GET", "/v1/kv/f1", "", 200, JSON,
-            r#"[{"LockIndex":0,"Key":"f1","Flags":18446744073709551615,"Value":"dg==","CreateIndex":8,"ModifyIndex":8}]"#),
+            r#"[{"LockIndex":0,"Key":"f1","Flags":18446744073709551615,"Value":"dg==","CreateIndex":9,"ModifyIndex":9}]"#),
         ("PUT", "/v1/kv/f1?flags=abc", "v", 500, TEXT, "strconv.ParseUint: parsing \"abc\": invalid syntax"),
         ("PUT", "/v1/kv/f1?flags=-1", "v", 500, TEXT, "strconv.ParseUint: parsing \"-1\": invalid syntax"),
         ("PUT", "/v1/kv/empty", "", 200, JSON, "true"),
         ("GET", "/v1/kv/empty", "", 200, JSON,
-            r#"[{"LockIndex":0,"Key":"empty","Flags":0,"Value":null,"CreateIndex":9,"ModifyIndex":9}]"#),
+            r#"[{"LockIndex":0,"Key":"empty","Flags":0,"Value":null,"CreateIndex":10,"ModifyIndex":10}]"#),
         ("GET", "/v1/kv/empty?raw", "", 200, Some("text/plain"), ""),
         ("PUT", "/v1/kv/cas1?cas=0", "1", 200, JSON, "true"),
         ("PUT", "/v1/kv/cas1?cas=0", "2", 200, JSON, "false"),
-        ("PUT", "/v1/kv/cas1?cas=10", "2", 200, JSON, "true"),
+        ("PUT", "/v1/kv/cas1?cas=11", "2", 200, JSON, "true"),
         ("PUT", "/v1/kv/cas-none?cas=77", "3", 200, JSON, "false"),
         ("PUT", "/v1/kv/cas1?cas=abc", "2", 500, TEXT, "strconv.ParseUint: parsing \"abc\": invalid syntax"),
         ("PUT", "/v1/kv/cas1?cas=", "2", 500, TEXT, "strconv.ParseUint: parsing \"\": invalid syntax"),
@@ -248,7 +254,7 @@ async fn headers_say_what_a_read_knew() {
     put(&agent, "/v1/kv/k", b"v").await;
     let found = get(&agent, "/v1/kv/k?raw").await;
     for (name, value) in [
-        ("X-Consul-Index", "3"),
+        ("X-Consul-Index", "4"),
         ("X-Consul-Knownleader", "true"),
         ("X-Consul-Lastcontact", "0"),
         ("X-Consul-Default-Acl-Policy", "allow"),
@@ -271,15 +277,15 @@ async fn indexes_follow_keys_and_prefixes() {
     let agent = agent(recorded()).await;
     put(&agent, "/v1/kv/ix/a", b"1").await;
     put(&agent, "/v1/kv/ix/b", b"1").await;
-    assert_eq!(get(&agent, "/v1/kv/ix/a").await.index(), 3);
-    assert_eq!(get(&agent, "/v1/kv/ix/?recurse").await.index(), 4);
-    request(&agent, "DELETE", "/v1/kv/ix/b", "", b"").await;
+    assert_eq!(get(&agent, "/v1/kv/ix/a").await.index(), 4);
     assert_eq!(get(&agent, "/v1/kv/ix/?recurse").await.index(), 5);
-    assert_eq!(get(&agent, "/v1/kv/ix/b").await.index(), 5);
-    assert_eq!(get(&agent, "/v1/kv/ix/a").await.index(), 3);
+    request(&agent, "DELETE", "/v1/kv/ix/b", "", b"").await;
+    assert_eq!(get(&agent, "/v1/kv/ix/?recurse").await.index(), 6);
+    assert_eq!(get(&agent, "/v1/kv/ix/b").await.index(), 6);
+    assert_eq!(get(&agent, "/v1/kv/ix/a").await.index(), 4);
     // Writing the same again changes nothing.
     put(&agent, "/v1/kv/ix/a", b"1").await;
-    assert_eq!(get(&agent, "/v1/kv/ix/a").await.index(), 3);
+    assert_eq!(get(&agent, "/v1/kv/ix/a").await.index(), 4);
 }
 
 #[tokio::test]
@@ -338,18 +344,18 @@ async fn a_long_poll_wakes_on_its_key_and_not_on_others() {
     let agent = agent(recorded()).await;
     put(&agent, "/v1/kv/a", b"1").await;
     let started = Instant::now();
-    let (answer, ()) = tokio::join!(get(&agent, "/v1/kv/a?index=3&wait=10s"), async {
+    let (answer, ()) = tokio::join!(get(&agent, "/v1/kv/a?index=4&wait=10s"), async {
         tokio::time::sleep(Duration::from_millis(100)).await;
         put(&agent, "/v1/kv/ab", b"1").await;
         assert_eq!(agent.server.watches().len(), 1);
         tokio::time::sleep(Duration::from_millis(100)).await;
         put(&agent, "/v1/kv/a", b"2").await;
     });
-    assert_eq!((answer.status(), answer.index()), (200, 5));
+    assert_eq!((answer.status(), answer.index()), (200, 6));
     let elapsed = started.elapsed();
     assert!(elapsed >= Duration::from_millis(200) && elapsed < Duration::from_secs(5));
     let past = get(&agent, "/v1/kv/a?index=1&wait=10s").await;
-    assert_eq!(past.index(), 5);
+    assert_eq!(past.index(), 6);
 }
 
 #[tokio::test]
@@ -358,14 +364,14 @@ async fn a_long_poll_ends_with_its_time_and_gives_the_index_that_stands() {
     put(&agent, "/v1/kv/a", b"1").await;
     let started = Instant::now();
     let (current, future, missing, list) = tokio::join!(
-        get(&agent, "/v1/kv/a?index=3&wait=300ms"),
+        get(&agent, "/v1/kv/a?index=4&wait=300ms"),
         get(&agent, "/v1/kv/a?index=99999&wait=300ms"),
-        get(&agent, "/v1/kv/none?index=3&wait=300ms"),
-        get(&agent, "/v1/kv/?recurse&index=3&wait=300ms"),
+        get(&agent, "/v1/kv/none?index=4&wait=300ms"),
+        get(&agent, "/v1/kv/?recurse&index=4&wait=300ms"),
     );
     let elapsed = started.elapsed();
     assert!(elapsed >= Duration::from_millis(300), "{elapsed:?}");
-    assert_eq!((current.index(), future.index(), missing.index(), list.index()), (3, 3, 3, 3));
+    assert_eq!((current.index(), future.index(), missing.index(), list.index()), (4, 4, 4, 4));
     assert_eq!(missing.status(), 404);
     assert!(agent.server.watches().is_empty());
 }
@@ -379,7 +385,7 @@ async fn what_is_missing_is_waited_for_until_it_comes() {
         tokio::time::sleep(Duration::from_millis(50)).await;
         put(&agent, "/v1/kv/none/a", b"1").await;
     });
-    assert_eq!((answer.status(), answer.index()), (200, 4));
+    assert_eq!((answer.status(), answer.index()), (200, 5));
 }
 
 #[tokio::test]
@@ -491,7 +497,7 @@ async fn a_unix_socket_serves_as_well() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("consul.sock");
     let listener = tokio::net::UnixListener::bind(&path).unwrap();
-    let api = Api::new(server().await, recorded()).unwrap();
+    let api = Api::new(server().await, recorded(), None).unwrap();
     let served = tokio::spawn(serve(listener, api, std::future::pending()));
     let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
     let head = b"GET /v1/catalog/datacenters HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
@@ -591,3 +597,5 @@ async fn without_a_leader_requests_are_held_and_refused_and_local_answers_still_
         assert!(held >= Duration::from_millis(200) && held < Duration::from_secs(5), "{held:?}");
     }
 }
+
+mod catalog;
