@@ -69,11 +69,13 @@ fn free_ports<const N: usize>() -> [u16; N] {
 impl Agent {
     fn start(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let [http_port, server_port] = free_ports();
+        let [http_port, server_port, serf_port] = free_ports();
         let mut child = Command::new(PROGRAM)
             .args(["agent", "-dev", "-node=s1"])
             .arg(format!("-http-port={http_port}"))
             .arg(format!("-server-port={server_port}"))
+            .arg(format!("-serf-lan-port={serf_port}"))
+            .arg("-serf-wan-port=-1")
             .args(arguments)
             .current_dir(folder.path())
             .stdout(Stdio::piped())
@@ -250,6 +252,8 @@ fn peers_are_listed_and_an_unknown_one_is_not_removed() {
 #[test]
 fn info_prints_sorted_blocks() {
     let agent = Agent::start(&[]);
+    // A read is held until the agent leads; `info` is not.
+    assert_eq!(agent.run(&["kv", "get", "-keys", "none"]).code, 0);
     let info = agent.run(&["info"]);
     assert_eq!((info.code, info.err.as_str()), (0, ""));
     let blocks: Vec<_> = info.out.lines().filter(|line| !line.starts_with('\t')).collect();
@@ -377,9 +381,60 @@ fn configurations_are_judged_as_recorded() {
         run(none, &["agent", "-dev", "extra"]),
         said(1, "", "==> Unexpected extra arguments: [extra]\n")
     );
-    let client = run(none, &["agent", bind, &data_dir]);
-    assert_eq!(client.code, 1);
-    assert!(client.err.contains("gossip, which is not supported yet"), "{client:?}");
+}
+
+#[test]
+fn a_client_agent_keeps_its_node_id_and_says_when_no_server_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let [http, nobody, serf] = free_ports();
+    let mut ids = Vec::new();
+    for servers in [vec![], vec![format!("-server-address=127.0.0.1:{nobody}")]] {
+        let limits = folder.path().join("limits.json");
+        fs::write(&limits, r#"{"performance":{"rpc_hold_timeout":"200ms"}}"#).unwrap();
+        let mut child = Command::new(PROGRAM)
+            .args(["agent", "-bind=127.0.0.1", "-node=c1"])
+            .arg(format!("-config-file={}", limits.display()))
+            .arg(format!("-data-dir={}", data.display()))
+            .arg(format!("-http-port={http}"))
+            .arg(format!("-serf-lan-port={serf}"))
+            .arg("-serf-wan-port=-1")
+            .args(&servers)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let mut lines = out.lines().map(Result::unwrap);
+        assert!(lines.any(|line| line.contains("Server: false")));
+        assert!(lines.any(|line| line.contains("agent running!")));
+        let address = format!("127.0.0.1:{http}");
+        let error = match servers.as_slice() {
+            [] => "No known Consul servers".to_owned(),
+            _ => format!(
+                "rpc error getting client: failed to get conn: dial tcp 127.0.0.1:{nobody}: connect: connection refused"
+            ),
+        };
+        assert_eq!(
+            run(&address, &["kv", "get", "a"]),
+            said(
+                1,
+                "",
+                &format!("Error querying Consul agent: Unexpected response code: 500 ({error})\n")
+            )
+        );
+        let info = run(&address, &["info"]).out;
+        let known = format!("\tknown_servers = {}\n\tserver = false\n", servers.len());
+        assert!(info.contains(&known), "{info}");
+        ids.push(fs::read_to_string(data.join("node-id")).unwrap());
+        // A second agent on the directory would be the same node.
+        let second =
+            run("", &["agent", "-bind=127.0.0.1", &format!("-data-dir={}", data.display())]);
+        assert_eq!(second.code, 1, "{second:?}");
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+    }
+    assert_eq!(ids[0], ids[1]);
+    assert!(!data.join("raft").exists());
 }
 
 #[test]
@@ -388,7 +443,7 @@ fn an_unknown_command_lists_the_commands_and_ends_with_127() {
         let unknown = run("127.0.0.1:1", arguments);
         assert_eq!((unknown.code, unknown.out.as_str()), (127, ""));
         assert!(unknown.err.starts_with(
-            "Usage: proconsul [--version] [--help] <command> [<args>]\n\nAvailable commands are:\n    agent       Runs an agent\n"
+            "Usage: proconsul [--version] [--help] <command> [<args>]\n\nAvailable commands are:\n    agent          Runs an agent\n"
         ), "{}", unknown.err);
     }
     let help = run("127.0.0.1:1", &["--help"]);
@@ -473,13 +528,15 @@ fn the_api_is_reached_through_a_unix_socket() {
 fn an_address_in_use_is_told_and_the_agent_ends() {
     let holder = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = holder.local_addr().unwrap().port();
-    let [server_port] = free_ports();
+    let [server_port, serf_port] = free_ports();
     let output = Command::new(PROGRAM)
         .args([
             "agent",
             "-dev",
             &format!("-http-port={port}"),
             &format!("-server-port={server_port}"),
+            &format!("-serf-lan-port={serf_port}"),
+            "-serf-wan-port=-1",
         ])
         .output()
         .unwrap();
@@ -492,14 +549,14 @@ fn an_address_in_use_is_told_and_the_agent_ends() {
 #[test]
 fn a_server_keeps_what_it_acknowledged_when_it_is_killed() {
     let folder = tempfile::tempdir().unwrap();
-    let [http, server] = free_ports();
+    let [http, server, serf] = free_ports();
     let start = |folder: &Path| {
         let file = folder.join("agent.json");
         let data = folder.join("data");
         fs::write(
             &file,
             format!(
-                r#"{{"server":true,"bootstrap":true,"data_dir":"{}","bind_addr":"127.0.0.1","ports":{{"http":{http},"server":{server}}}}}"#,
+                r#"{{"server":true,"bootstrap":true,"data_dir":"{}","bind_addr":"127.0.0.1","ports":{{"http":{http},"server":{server},"serf_lan":{serf},"serf_wan":-1}}}}"#,
                 data.display()
             ),
         )

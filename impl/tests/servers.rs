@@ -1,4 +1,5 @@
-//! Three servers in one process: replication, forwarding, linearizable reads, loss of the leader, restart from disk.
+//! Three servers in one process: replication, forwarding, linearizable reads, loss of the leader, restart from disk, and
+//! a server whose state is wrong.
 
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
@@ -6,9 +7,17 @@ use std::{path::Path, time::Duration};
 
 use proconsul::{
     config::ServerSettings,
-    server::{Consistency, Server},
+    driver::keeper,
+    http::{self, Api},
+    server::{Consistency, Server, ServerError},
+    storage::{self, LogOptions},
 };
-use spec::state::{Command, KvCommand, Outcome};
+use spec::state::{AutopilotSettings, Command, KvCommand, Outcome, snapshot::Saver};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
 
 /// Ports that nobody has now; the listener that finds them is closed before the server opens its own.
 fn free_addresses(n: usize) -> Vec<std::net::SocketAddr> {
@@ -23,6 +32,12 @@ fn settings(n: usize, addresses: &[std::net::SocketAddr], data_dir: &Path) -> Se
         data_dir: Some(data_dir.join(format!("s{n}"))),
         bootstrap_expect: 3,
         server_addresses: addresses.iter().map(ToString::to_string).collect(),
+        // Who joins later votes soon, on a busy machine too.
+        autopilot: AutopilotSettings {
+            last_contact_threshold_ns: 2_000_000_000,
+            server_stabilization_time_ns: 1_000_000_000,
+            ..AutopilotSettings::default()
+        },
         ..ServerSettings::dev(&format!("s{n}"), addresses[n])
     }
 }
@@ -100,6 +115,159 @@ async fn three_servers_replicate_survive_their_leader_and_restart_from_disk() {
     assert!(view.state.kv_get(b"later").1.is_none());
     assert!(view.state.kv_get(b"after").1.is_some());
     for server in servers {
+        server.shutdown().await;
+    }
+}
+
+/// Puts another state of the same index in place of the one in the newest snapshot, as a faulty memory might have while
+/// it was written: file, checksums and digest are in order. Gives the snapshot's index.
+fn tamper(data_dir: &Path) -> u64 {
+    let opened = storage::open(data_dir, None, LogOptions::default()).unwrap();
+    let meta = opened.durable.snapshot.unwrap();
+    let mut state = keeper::load(&opened.snapshots, &meta).unwrap();
+    let (index, time) = state.applied();
+    state.apply(index, time, &set("before", "rotten"), &mut Vec::new());
+    let mut writer = opened.snapshots.writer(meta.id).unwrap();
+    for chunk in Saver::new(state) {
+        writer.write_chunk(&chunk).unwrap();
+    }
+    assert_eq!(writer.finish().unwrap(), meta.chunks);
+    index.0
+}
+
+/// Serves a server's API; gives its address and the task.
+async fn serve(server: &Server) -> (std::net::SocketAddr, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let api = Api::new(server.clone(), http::Settings::default(), None).unwrap();
+    (address, tokio::spawn(http::serve(listener, api, std::future::pending::<()>())))
+}
+
+/// What the API answers, head and body.
+async fn ask(api: std::net::SocketAddr, method: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(api).await.unwrap();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+/// Asserts that a server refuses everything, and says why and what to do.
+async fn assert_refuses(server: &Server, data_dir: &Path) {
+    let mut errors = vec![server.propose(set("through", "the wrong one")).await.unwrap_err()];
+    for consistency in [Consistency::Default, Consistency::Consistent, Consistency::Stale] {
+        errors.push(server.read(consistency).await.unwrap_err());
+    }
+    errors.push(server.published().unwrap_err());
+    errors.push(server.save_snapshot(true).await.unwrap_err());
+    for error in errors {
+        assert!(matches!(error, ServerError::Diverged(_)), "{error:?}");
+        let text = error.to_string();
+        let advice = format!("move {} away", data_dir.join("raft").display());
+        assert!(text.starts_with("this server has diverged: at index "), "{text}");
+        assert!(text.contains(&advice), "{text}");
+        assert_eq!(server.status().diverged, Some(text));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_whose_state_is_wrong_stops_serving_and_the_others_go_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let addresses = free_addresses(3);
+    let settings = |n: usize| ServerSettings {
+        digest_interval: 8,
+        raft_snapshot_threshold: 4,
+        raft_snapshot_interval: Duration::ZERO,
+        ..settings(n, &addresses, directory.path())
+    };
+    let data_dir = directory.path().join("s2");
+    let (one, two) = tokio::join!(Server::start(settings(0)), Server::start(settings(1)));
+    let (one, two) = (one.unwrap(), two.unwrap());
+    let bad = Server::start(settings(2)).await.unwrap();
+    until("three voters", async || voters(&one).await == 3).await;
+    one.propose(set("before", "right")).await.unwrap();
+    for n in 0..20 {
+        one.propose(set("count", &n.to_string())).await.unwrap();
+    }
+    until("a snapshot", async || bad.status().last_snapshot_index > 16).await;
+    for server in [&one, &two, &bad] {
+        assert_eq!(server.status().diverged, None);
+    }
+
+    // A stale read of it would be wrong from here on, until it has compared.
+    bad.shutdown().await;
+    drop(bad);
+    let index = tamper(&data_dir);
+    assert!(index > 16);
+    let bad = Server::start(settings(2)).await.unwrap();
+    let (api, serving) = serve(&bad).await;
+    let parked =
+        tokio::spawn(
+            async move { ask(api, "GET", "/v1/kv/before?stale&index=1000000&wait=60s").await },
+        );
+    for n in 0..9 {
+        one.propose(set("count", &n.to_string())).await.unwrap();
+    }
+    until("it is found", async || bad.status().diverged.is_some()).await;
+    assert_refuses(&bad, &data_dir).await;
+    let reason = bad.status().diverged.unwrap();
+    let mut answers = vec![parked.await.unwrap()];
+    for (method, path) in [
+        ("GET", "/v1/kv/before"),
+        ("GET", "/v1/kv/before?consistent"),
+        ("GET", "/v1/kv/before?stale"),
+        ("PUT", "/v1/kv/before"),
+        ("DELETE", "/v1/kv/before"),
+        ("GET", "/v1/snapshot?stale"),
+    ] {
+        answers.push(ask(api, method, path).await);
+    }
+    for answer in answers {
+        assert!(answer.starts_with("HTTP/1.1 500 ") && answer.ends_with(&reason), "{answer}");
+    }
+    assert!(ask(api, "GET", "/v1/agent/self").await.contains("\"diverged\":\"this server has"));
+
+    // It doesn't lead, though it may be told to.
+    let _ = one.transfer_leadership(Some(bad.status().node_id)).await;
+    until("another leads", async || one.status().is_leader || two.status().is_leader).await;
+    for server in [&one, &two] {
+        server.propose(set("after", "right")).await.unwrap();
+        let view = server.read(Consistency::Default).await.unwrap();
+        let entry = view.state.kv_get(b"before").1.unwrap();
+        assert_eq!(*entry.value, *b"right");
+        assert_eq!(server.status().diverged, None);
+    }
+    assert!(!bad.status().is_leader);
+    assert_refuses(&bad, &data_dir).await;
+
+    // Started again it is found again: what it has on disk is still wrong.
+    serving.abort();
+    let _ = serving.await;
+    bad.shutdown().await;
+    drop(bad);
+    let bad = Server::start(settings(2)).await.unwrap();
+    for n in 0..9 {
+        one.propose(set("count", &n.to_string())).await.unwrap();
+    }
+    until("it is found again", async || bad.status().diverged.is_some()).await;
+    assert_refuses(&bad, &data_dir).await;
+
+    // As it says: it rejoins as a new server, and is right.
+    bad.shutdown().await;
+    drop(bad);
+    std::fs::rename(data_dir.join("raft"), directory.path().join("away")).unwrap();
+    let new = Server::start(settings(2)).await.unwrap();
+    until("it votes again", async || voters(&one).await == 3).await;
+    for n in 0..9 {
+        new.propose(set("count", &n.to_string())).await.unwrap();
+    }
+    let view = new.read(Consistency::Default).await.unwrap();
+    assert_eq!(*view.state.kv_get(b"before").1.unwrap().value, *b"right");
+    assert_eq!(new.status().diverged, None);
+    for server in [one, two, new] {
         server.shutdown().await;
     }
 }

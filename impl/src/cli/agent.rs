@@ -1,5 +1,6 @@
-//! `agent`: reads the configuration, starts the server and the HTTP API, and stops them when it is told to.
+//! `agent`: reads the configuration, starts a server or a client agent and the HTTP API, and stops them when it is told to.
 
+mod role;
 mod running;
 
 use std::path::PathBuf;
@@ -7,6 +8,7 @@ use std::path::PathBuf;
 use clap::Command;
 use serde_json::{Map, Value};
 
+use self::running::Ended;
 use super::flags::{Given, integer, list, switch, value};
 use super::{CONSUL_VERSION, Ending, Leaf, go_error, validate};
 use crate::config::flags::{AGENT_FLAGS, AgentFlag, write};
@@ -66,25 +68,20 @@ fn sources(given: &Given) -> Result<Sources, String> {
     })
 }
 
-fn run(given: &Given) -> Ending {
-    let (sources, config) = match prepare(given) {
-        Ok(prepared) => prepared,
-        Err(error) => return Ending::Failed(format!("==> {error}")),
-    };
-    let log = match Log::install(config.log_level, config.log_json) {
-        Ok(log) => log,
-        Err(error) => {
-            return Ending::Failed(format!("==> Error starting the log: {}", go_error(&error)));
-        }
-    };
+fn run(given: &Given) -> Result<Ending, String> {
+    let (sources, config) = prepare(given).map_err(|error| format!("==> {error}"))?;
+    let log = Log::install(config.log_level, config.log_json)
+        .map_err(|error| format!("==> Error starting the log: {}", go_error(&error)))?;
     banner(&config).lines().for_each(|line| log.banner(line));
     let ended = running::run(&sources, &config, &log);
     if let Err(error) = &ended {
         tracing::error!(target: "agent", %error, "Error starting agent");
     }
+    let code = u8::from(ended != Ok(Ended::Told));
+    tracing::info!(target: "agent", code, "Exit code");
     log.flush();
     // A thread that hangs in the disk must not keep a process that was told to stop.
-    Ending::Code(u8::from(ended.is_err()))
+    Ok(Ending::Code(code))
 }
 
 /// What stands before the log.
@@ -122,11 +119,5 @@ fn prepare(given: &Given) -> Result<(Sources, Config), String> {
     }
     let sources = sources(given)?;
     let config = resolve(&sources).map_err(|error| error.to_string())?;
-    if !config.server {
-        return Err(
-            "client agents find their servers by gossip, which is not supported yet: start with -server or -dev"
-                .to_owned(),
-        );
-    }
     Ok((sources, config))
 }

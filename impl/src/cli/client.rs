@@ -58,8 +58,13 @@ impl Answer {
             return Ok(self);
         }
         let text = String::from_utf8_lossy(&self.body);
-        Err(format!("Unexpected response code: {} ({})", self.status.as_u16(), text.trim_end()))
+        Err(format!("Unexpected response code: {} ({})", self.status.as_u16(), text))
     }
+}
+
+/// A client as the flags and then the environment say; its error is told as Consul's commands tell it.
+pub fn connect(given: &Given) -> Result<Client, String> {
+    Client::new(given).map_err(|error| format!("Error connecting to Consul agent: {error}"))
 }
 
 impl Client {

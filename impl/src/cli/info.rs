@@ -8,7 +8,7 @@ use clap::Command;
 use hyper::Method;
 use serde_json::Value;
 
-use super::client::{Answer, Client};
+use super::client::{Answer, connect};
 use super::flags::{Given, with_api_options};
 use super::{Ending, Leaf};
 
@@ -18,12 +18,11 @@ pub(super) const INFO: Leaf = Leaf {
     usage: "info [options]",
     about: "Provides debugging information for operators.",
     definition: || with_api_options(Command::new("info")),
-    run: |given| info(given).unwrap_or_else(Ending::Failed),
+    run: info,
 };
 
 fn info(given: &Given) -> Result<Ending, String> {
-    let client =
-        Client::new(given).map_err(|error| format!("Error connecting to Consul agent: {error}"))?;
+    let client = connect(given)?;
     let asked = |error| format!("Error querying agent: {error}");
     let answer = client
         .send(&Method::GET, "agent/self", &[], Bytes::new())

@@ -12,7 +12,7 @@ use clap::Command;
 use hyper::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use super::client::{Answer, Client};
+use super::client::{Answer, Client, connect};
 use super::flags::{Given, number, switch, value, with_api_options};
 use super::{Ending, Group, Leaf, columns, go_error, print};
 
@@ -50,7 +50,7 @@ returned. With -recurse or -keys the name is a prefix, and \"\" is every key:
             value("separator", "string", "String to use as a separator between keys. The default value is \"/\", but this option is only taken into account when paired with the -keys flag."),
         ])
     },
-    run: |given| get(given).unwrap_or_else(Ending::Failed),
+    run: get,
 };
 
 pub(super) const PUT: Leaf = Leaf {
@@ -80,7 +80,7 @@ To perform a Check-And-Set operation, give -cas and the key's -modify-index:
             value("session", "string", "User-defined identifer for this session as a string. This is commonly used with the -acquire and -release operations to build robust locking, but it can be set on any key. The default value is empty (no session)."),
         ])
     },
-    run: |given| put(given).unwrap_or_else(Ending::Failed),
+    run: put,
 };
 
 pub(super) const DELETE: Leaf = Leaf {
@@ -100,7 +100,7 @@ taken. With -recurse, all keys that start with the path are removed:
             switch("recurse", "Recursively delete all keys with the path. The default value is false."),
         ])
     },
-    run: |given| delete(given).unwrap_or_else(Ending::Failed),
+    run: delete,
 };
 
 pub(super) const EXPORT: Leaf = Leaf {
@@ -113,7 +113,7 @@ that \"kv import\" reads:
 
     $ proconsul kv export vault",
     definition: || with_api_options(Command::new("export")),
-    run: |given| export(given).unwrap_or_else(Ending::Failed),
+    run: export,
 };
 
 pub(super) const IMPORT: Leaf = Leaf {
@@ -127,7 +127,7 @@ Imports key-value pairs from the JSON that \"kv export\" writes, from a file
     $ proconsul kv import @filename.json
     $ cat filename.json | proconsul kv import -",
     definition: || with_api_options(Command::new("import")),
-    run: |given| import(given).unwrap_or_else(Ending::Failed),
+    run: import,
 };
 
 /// An entry as the API gives it.
@@ -177,10 +177,6 @@ struct Exported {
     value: String,
 }
 
-fn connect(given: &Given) -> Result<Client, String> {
-    Client::new(given).map_err(|error| format!("Error connecting to Consul agent: {error}"))
-}
-
 /// A read; 404 is an answer too.
 fn read(client: &Client, key: &str, query: &[(&str, &str)]) -> Result<Option<Answer>, String> {
     let asked = |error| format!("Error querying Consul agent: {error}");
@@ -204,14 +200,18 @@ fn key_of(argument: &OsStr) -> String {
     key.strip_prefix('/').unwrap_or(&key).to_owned()
 }
 
+/// The only argument, a key or a prefix; the empty one where there is none.
+fn key_given(given: &Given) -> Result<String, String> {
+    match given.arguments().as_slice() {
+        [] => Ok(String::new()),
+        [key] => Ok(key_of(key)),
+        more => Err(format!("Too many arguments (expected 1, got {})", more.len())),
+    }
+}
+
 fn get(given: &Given) -> Result<Ending, String> {
-    let arguments = given.arguments();
     let (keys, recurse) = (given.on("keys"), given.on("recurse"));
-    let key = match arguments.as_slice() {
-        [] => String::new(),
-        [key] => key_of(key),
-        more => return Err(format!("Too many arguments (expected 1, got {})", more.len())),
-    };
+    let key = key_given(given)?;
     if key.is_empty() && !keys && !recurse {
         return Err("Error! Missing KEY argument".to_owned());
     }
@@ -364,13 +364,8 @@ fn go_base64(error: &base64::DecodeError) -> String {
 }
 
 fn delete(given: &Given) -> Result<Ending, String> {
-    let arguments = given.arguments();
     let recurse = given.on("recurse");
-    let key = match arguments.as_slice() {
-        [] => String::new(),
-        [key] => key_of(key),
-        more => return Err(format!("Too many arguments (expected 1, got {})", more.len())),
-    };
+    let key = key_given(given)?;
     if key.is_empty() && !recurse {
         return Err("Error! Missing KEY argument".to_owned());
     }
@@ -409,12 +404,7 @@ fn delete(given: &Given) -> Result<Ending, String> {
 }
 
 fn export(given: &Given) -> Result<Ending, String> {
-    let arguments = given.arguments();
-    let prefix = match arguments.as_slice() {
-        [] => String::new(),
-        [prefix] => key_of(prefix),
-        more => return Err(format!("Too many arguments (expected 1, got {})", more.len())),
-    };
+    let prefix = key_given(given)?;
     let client = connect(given)?;
     let found = entries(read(&client, &prefix, &[("recurse", "")])?)?;
     let pairs: Vec<Exported> = found

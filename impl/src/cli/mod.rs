@@ -1,14 +1,19 @@
 //! The command line: Consul's commands, texts and exit codes.
 
 mod agent;
-pub mod archive;
+mod autopilot;
 pub mod client;
 mod columns;
+mod event;
 pub mod flags;
 mod help;
 mod info;
+mod keyring;
 mod kv;
+mod members;
 mod operator;
+mod reload;
+mod rtt;
 mod snapshot;
 mod validate;
 mod version;
@@ -29,7 +34,8 @@ struct Leaf {
     usage: &'static str,
     about: &'static str,
     definition: fn() -> clap::Command,
-    run: fn(&Given) -> Ending,
+    /// What it does; an error is said on standard error, and the exit code is 1.
+    run: fn(&Given) -> Result<Ending, String>,
 }
 
 /// A command that only holds others.
@@ -44,8 +50,6 @@ struct Group {
 enum Ending {
     /// With this on standard output, and 0.
     Done(Vec<u8>),
-    /// With this on standard error, and 1.
-    Failed(String),
     /// With this exit code; what there was to say is said.
     Code(u8),
 }
@@ -58,15 +62,26 @@ impl Ending {
 
 const LEAVES: &[&Leaf] = &[
     &agent::AGENT,
+    &autopilot::GET_CONFIG,
+    &autopilot::SET_CONFIG,
+    &event::EVENT,
     &info::INFO,
+    &keyring::KEYGEN,
+    &keyring::KEYRING,
     &kv::DELETE,
     &kv::EXPORT,
     &kv::GET,
     &kv::IMPORT,
     &kv::PUT,
+    &members::FORCE_LEAVE,
+    &members::JOIN,
+    &members::LEAVE,
+    &members::MEMBERS,
     &operator::LIST_PEERS,
     &operator::REMOVE_PEER,
     &operator::TRANSFER_LEADER,
+    &reload::RELOAD,
+    &rtt::RTT,
     &snapshot::INSPECT,
     &snapshot::RESTORE,
     &snapshot::SAVE,
@@ -74,7 +89,8 @@ const LEAVES: &[&Leaf] = &[
     &version::VERSION,
 ];
 
-const GROUPS: &[&Group] = &[&kv::KV, &operator::OPERATOR, &operator::RAFT, &snapshot::SNAPSHOT];
+const GROUPS: &[&Group] =
+    &[&autopilot::AUTOPILOT, &kv::KV, &operator::OPERATOR, &operator::RAFT, &snapshot::SNAPSHOT];
 
 /// Runs the command that `arguments` (without the program's name) name, and gives the exit code.
 pub fn run(arguments: &[OsString]) -> u8 {
@@ -133,15 +149,15 @@ fn run_leaf(leaf: &Leaf, wants_help: bool, arguments: &[OsString]) -> u8 {
         }
     };
     match (leaf.run)(&given) {
-        Ending::Done(output) => {
+        Ok(Ending::Done(output)) => {
             print(&output);
             0
         }
-        Ending::Failed(text) => {
+        Ok(Ending::Code(code)) => code,
+        Err(text) => {
             complain(&text);
             1
         }
-        Ending::Code(code) => code,
     }
 }
 

@@ -32,10 +32,8 @@ pub(super) const LIST_PEERS: Leaf = Leaf {
     about: "Displays the current Raft peer configuration.",
     definition: || with_api_options(Command::new("list-peers")),
     run: |given| {
-        list_peers(given).unwrap_or_else(|error| {
-            Ending::Failed(format!(
-                "Error getting peers: Failed to retrieve raft configuration: {error}"
-            ))
+        list_peers(given).map_err(|error| {
+            format!("Error getting peers: Failed to retrieve raft configuration: {error}")
         })
     },
 };
@@ -55,10 +53,7 @@ the quorum.",
             value("id", "string", "The ID to remove from the Raft configuration."),
         ])
     },
-    run: |given| {
-        remove_peer(given)
-            .unwrap_or_else(|error| Ending::Failed(format!("Error removing peer: {error}")))
-    },
+    run: |given| remove_peer(given).map_err(|error| format!("Error removing peer: {error}")),
 };
 
 pub(super) const TRANSFER_LEADER: Leaf = Leaf {
@@ -76,9 +71,7 @@ Transfers the Raft leadership to another server: to the one with the given
         ))
     },
     run: |given| {
-        transfer_leader(given).unwrap_or_else(|error| {
-            Ending::Failed(format!("Error transferring leadership: {error}"))
-        })
+        transfer_leader(given).map_err(|error| format!("Error transferring leadership: {error}"))
     },
 };
 

@@ -1,15 +1,17 @@
 //! `snapshot save`, `restore`, `inspect`.
 
 use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use clap::Command;
 use hyper::Method;
 
-use super::client::{Answer, Client};
+use super::client::{Answer, connect};
 use super::flags::{Given, with_api_options};
-use super::{Ending, Group, Leaf, archive, columns, go_error};
+use super::{Ending, Group, Leaf, columns, go_error};
+use crate::archive;
 
 pub(super) const SNAPSHOT: Group = Group {
     path: &["snapshot"],
@@ -34,7 +36,7 @@ and saves it. With -stale any server gives it, also without a leader:
     $ proconsul snapshot save backup.snap
     $ proconsul snapshot save -stale backup.snap",
     definition: || with_api_options(Command::new("save")),
-    run: |given| save(given).unwrap_or_else(Ending::Failed),
+    run: save,
 };
 
 pub(super) const RESTORE: Leaf = Leaf {
@@ -46,7 +48,7 @@ Replaces the servers' state by the one in the snapshot:
 
     $ proconsul snapshot restore backup.snap",
     definition: || with_api_options(Command::new("restore")),
-    run: |given| restore(given).unwrap_or_else(Ending::Failed),
+    run: restore,
 };
 
 pub(super) const INSPECT: Leaf = Leaf {
@@ -58,7 +60,7 @@ Displays information about a snapshot file on disk, after verifying it:
 
     $ proconsul snapshot inspect backup.snap",
     definition: || Command::new("inspect"),
-    run: |given| inspect(given).unwrap_or_else(Ending::Failed),
+    run: inspect,
 };
 
 fn file_of(given: &Given) -> Result<PathBuf, String> {
@@ -69,11 +71,7 @@ fn file_of(given: &Given) -> Result<PathBuf, String> {
     }
 }
 
-fn connect(given: &Given) -> Result<Client, String> {
-    Client::new(given).map_err(|error| format!("Error connecting to Consul agent: {error}"))
-}
-
-fn open_error(path: &Path, error: &std::io::Error) -> String {
+fn open_error(path: &Path, error: &io::Error) -> String {
     format!("open {}: {}", path.display(), go_error(error))
 }
 
@@ -97,14 +95,23 @@ fn save(given: &Given) -> Result<Ending, String> {
     Ok(Ending::line(format!("Saved and verified snapshot to index {}", index.unwrap_or("0"))))
 }
 
+/// Writes a file so that it is whole or not there, and its content survives a crash; nobody else may read it.
+fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut file: File = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
 fn save_verified(bytes: &[u8], unverified: &Path, file: &Path) -> Result<(), String> {
-    archive::write_private(unverified, bytes).map_err(|error| {
+    write_private(unverified, bytes).map_err(|error| {
         format!("Error writing unverified snapshot file: {}", open_error(unverified, &error))
     })?;
     let written = File::open(unverified).map_err(|error| {
         format!("Error opening snapshot file for verify: {}", open_error(unverified, &error))
     })?;
-    archive::verify(written).map_err(|error| format!("Error verifying snapshot file: {error}"))?;
+    archive::unpack(written, &mut io::sink())
+        .map_err(|error| format!("Error verifying snapshot file: {error}"))?;
     fs::rename(unverified, file).map_err(|error| {
         format!(
             "Error renaming {:?} to {:?}: {}",
@@ -131,8 +138,8 @@ fn inspect(given: &Given) -> Result<Ending, String> {
     let file = file_of(given)?;
     let opened = File::open(&file)
         .map_err(|error| format!("Error opening snapshot file: {}", open_error(&file, &error)))?;
-    let meta =
-        archive::verify(opened).map_err(|error| format!("Error verifying snapshot: {error}"))?;
+    let meta = archive::unpack(opened, &mut io::sink())
+        .map_err(|error| format!("Error verifying snapshot: {error}"))?;
     let mut out = columns::pairs(&[
         ("ID", meta.id.as_bytes()),
         ("Size", meta.size.to_string().as_bytes()),

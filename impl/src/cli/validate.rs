@@ -34,26 +34,20 @@ Returns 0 if the configuration is valid, or 1 if there are problems.",
     run,
 };
 
-fn run(given: &Given) -> Ending {
+fn run(given: &Given) -> Result<Ending, String> {
     let files: Vec<PathBuf> = given.arguments().into_iter().map(PathBuf::from).collect();
     if files.is_empty() {
-        return Ending::Failed("Must specify at least one config file or directory".to_owned());
+        return Err("Must specify at least one config file or directory".to_owned());
     }
-    let all_json = match all_json(given) {
-        Ok(all_json) => all_json,
-        Err(error) => return Ending::Failed(error),
-    };
-    match resolve(&Sources { files, all_json, ..Sources::default() }) {
-        Err(error) => Ending::Failed(format!("Config validation failed: {error}")),
-        Ok(config) => {
-            config.warnings.iter().for_each(|warning| complain(warning));
-            if given.on("quiet") {
-                Ending::Done(Vec::new())
-            } else {
-                Ending::line("Configuration is valid!")
-            }
-        }
-    }
+    let all_json = all_json(given)?;
+    let config = resolve(&Sources { files, all_json, ..Sources::default() })
+        .map_err(|error| format!("Config validation failed: {error}"))?;
+    config.warnings.iter().for_each(|warning| complain(warning));
+    Ok(if given.on("quiet") {
+        Ending::Done(Vec::new())
+    } else {
+        Ending::line("Configuration is valid!")
+    })
 }
 
 /// What `-config-format` says.

@@ -29,16 +29,16 @@ pub(super) fn text() -> String {
     )
 }
 
-fn run(given: &Given) -> Ending {
+fn run(given: &Given) -> Result<Ending, String> {
     match given.text("format").unwrap_or("pretty") {
-        "pretty" => Ending::Done(text().into_bytes()),
-        "json" => Ending::line(indented(&json!({
+        "pretty" => Ok(Ending::Done(text().into_bytes())),
+        "json" => Ok(Ending::line(indented(&json!({
             "Version": CONSUL_VERSION,
             "Revision": "",
             "Prerelease": "",
             "Proconsul": VERSION_NUMBER,
-        }))),
-        other => Ending::Failed(format!("Unknown format: {other}")),
+        })))),
+        other => Err(format!("Unknown format: {other}")),
     }
 }
 

@@ -11,14 +11,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::role::Role;
 use crate::cli::go_error;
 use crate::config::{Config, Listen, Sources, resolve};
-use crate::http::{self, Api, Listener};
-use crate::server::Server;
+use crate::http::{self, Listener};
 use crate::telemetry::log::Log;
 
-/// Runs the agent until it is told to stop. An error is why it couldn't start, or couldn't go on.
-pub(super) fn run(sources: &Sources, config: &Config, log: &Log) -> Result<(), String> {
+/// Runs the agent until it is told to stop; says whether it did so by itself. An error is why it couldn't start.
+pub(super) fn run(sources: &Sources, config: &Config, log: &Log) -> Result<Ended, String> {
     end_with_any_thread();
     let workers = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -30,7 +30,16 @@ pub(super) fn run(sources: &Sources, config: &Config, log: &Log) -> Result<(), S
     runtime.block_on(serve(sources, config, log))
 }
 
-async fn serve(sources: &Sources, config: &Config, log: &Log) -> Result<(), String> {
+/// How an agent that ran ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// It was told to.
+    Told,
+    /// It couldn't go on; the log says why.
+    Broken,
+}
+
+async fn serve(sources: &Sources, config: &Config, log: &Log) -> Result<Ended, String> {
     // Before anything starts: a signal that comes while we start must find its handler.
     let mut signals = Signals::new().map_err(|error| go_error(&error))?;
     for warning in &config.warnings {
@@ -41,12 +50,7 @@ async fn serve(sources: &Sources, config: &Config, log: &Log) -> Result<(), Stri
     for listen in &config.http.listen {
         listeners.push((listen, bind(listen)?));
     }
-    let server =
-        Server::start(config.server_settings()).await.map_err(|error| error.to_string())?;
-    let settings = config.http_settings(server.status().node_id);
-    tracing::info!(target: "agent", node_id = %settings.node_id, "Started server: rpc={}", config.bind_address);
-    let api = Api::new(server.clone(), settings).map_err(|error| error.to_string())?;
-
+    let (role, api) = Role::start(config).await?;
     let stopping = watch::Sender::new(false);
     let mut serving = JoinSet::new();
     for (listen, listener) in listeners {
@@ -61,57 +65,96 @@ async fn serve(sources: &Sources, config: &Config, log: &Log) -> Result<(), Stri
     }
     log.banner("==> Proconsul agent running!");
 
-    let ended = until_stopped(&mut signals, &server, sources, log).await;
+    let stop = until_stopped(&mut signals, &role, sources, log).await;
+    let leaves = match stop {
+        Stop::Interrupt => Some(!config.gossip.skip_leave_on_interrupt),
+        Stop::Terminate => Some(config.gossip.leave_on_terminate),
+        // Who asked the agent to leave has waited for that already; and a broken one can't.
+        Stop::Asked | Stop::Broken => None,
+    };
+    match leaves {
+        None => {}
+        Some(false) => {
+            tracing::info!(target: "agent", "Graceful shutdown disabled. Exiting");
+        }
+        Some(true) => tokio::select! {
+            () = role.leave() => {}
+            signal = signals.terminated() => exit_at_once(signal, log),
+        },
+    }
+    tracing::info!(target: "agent", "Requesting shutdown");
     let _ = stopping.send(true);
-    let stop = async {
-        while serving.join_next().await.is_some() {}
-        server.shutdown().await;
+    let shut_down = async {
+        let served = async { while serving.join_next().await.is_some() {} };
+        tokio::join!(served, role.drain(config.leave_drain_time));
+        role.stop().await;
     };
     tokio::select! {
-        () = stop => {}
-        () = signals.terminated() => {
-            tracing::warn!(target: "agent", "Caught second signal, exiting at once");
-            log.flush();
-            process::exit(1);
-        }
+        () = shut_down => {}
+        signal = signals.terminated() => exit_at_once(signal, log),
     }
     remove_sockets(config);
     tracing::info!(target: "agent", "shutdown complete");
-    ended
+    Ok(if stop == Stop::Broken { Ended::Broken } else { Ended::Told })
 }
 
-/// Waits for what ends the agent: a signal, or a failure that the server can't survive.
-async fn until_stopped(
-    signals: &mut Signals,
-    server: &Server,
-    sources: &Sources,
-    log: &Log,
-) -> Result<(), String> {
+/// Ends the process: somebody who signals twice doesn't want to wait.
+fn exit_at_once(signal: &'static str, log: &Log) -> ! {
+    tracing::info!(target: "agent", signal, "Caught second signal, Exiting");
+    log.flush();
+    process::exit(1);
+}
+
+/// What told the agent to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// SIGINT.
+    Interrupt,
+    /// SIGTERM.
+    Terminate,
+    /// A client, after the agent left.
+    Asked,
+    /// A failure that the agent can't survive.
+    Broken,
+}
+
+/// Waits for what ends the agent: a signal, or a failure that the agent can't survive.
+async fn until_stopped(signals: &mut Signals, role: &Role, sources: &Sources, log: &Log) -> Stop {
     loop {
         tokio::select! {
             name = signals.next() => match name {
-                "hangup" => reload(sources, log),
+                "hangup" => {
+                    tracing::info!(target: "agent", signal = "hangup", "Caught");
+                    // What is wrong stands in the log.
+                    let _ = reload(sources, log);
+                }
                 name => {
                     tracing::info!(target: "agent", signal = name, "Caught");
-                    tracing::info!(target: "agent", "Requesting shutdown");
-                    return Ok(());
+                    let interrupted = name == "interrupt";
+                    return if interrupted { Stop::Interrupt } else { Stop::Terminate };
                 }
             },
-            reason = server.failed() => return Err(reason),
+            reply = role.reload_asked() => {
+                let _ = reply.send(reload(sources, log));
+            }
+            () = role.stopped() => return Stop::Asked,
+            () = role.failed() => return Stop::Broken,
         }
     }
 }
 
 /// Reads the configuration again and takes over what can change while the agent runs.
-fn reload(sources: &Sources, log: &Log) {
-    tracing::info!(target: "agent", signal = "hangup", "Caught");
+fn reload(sources: &Sources, log: &Log) -> Result<(), String> {
+    tracing::info!(target: "agent", "Reloading configuration...");
     match resolve(sources) {
         Ok(config) => {
             log.set_level(config.log_level);
             tracing::info!(target: "agent", log_level = %config.log_level, "Reloaded configuration");
+            Ok(())
         }
         Err(error) => {
             tracing::error!(target: "agent", %error, "Failed to reload configs");
+            Err(error.to_string())
         }
     }
 }
@@ -139,9 +182,14 @@ impl Signals {
         }
     }
 
-    /// Waits for a signal that ends the agent.
-    async fn terminated(&mut self) {
-        while self.next().await == "hangup" {}
+    /// Waits for a signal that ends the agent, and names it.
+    async fn terminated(&mut self) -> &'static str {
+        loop {
+            let name = self.next().await;
+            if name != "hangup" {
+                return name;
+            }
+        }
     }
 }
 
@@ -188,7 +236,7 @@ fn warn_of_open_doors(config: &Config) {
             );
         }
     }
-    if !config.bind_address.ip().is_loopback() {
+    if config.server && !config.bind_address.ip().is_loopback() {
         tracing::warn!(
             target: "agent",
             address = %config.bind_address,
