@@ -1,5 +1,7 @@
 //! Trees as lists of names and values, in their own order: an agent's description of itself, as JSON or as text.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, Result, bail, ensure};
 
 /// What the recorded command prints of `/v1/agent/self`: the top-level keys, how many keys `DebugConfig` has, then all
@@ -34,6 +36,42 @@ pub(super) fn agent_self(text: &str) -> Result<Vec<(String, String)>> {
     ];
     tree.extend(all.into_iter().filter(|(path, _)| !path.starts_with("DebugConfig")));
     Ok(tree)
+}
+
+/// What the recorded command prints of a client agent's `/v1/agent/self`: `Config` and `Stats.consul`, as Python has them.
+pub(super) fn config_and_stats_as_printed(raw: &str) -> Result<Vec<(String, String)>> {
+    let text = raw.replace('\'', "\"").replace("False", "false").replace("True", "true");
+    let (config, stats) = text.split_once("} {").context("not two dictionaries")?;
+    json(&format!("{{\"Config\":{config}}},\"Stats\":{{\"consul\":{{{stats}}}}}"))
+}
+
+/// The same of the answer itself.
+pub(super) fn config_and_stats(text: &str) -> Result<Vec<(String, String)>> {
+    let mut tree = json(text)?;
+    tree.retain(|(path, _)| path.starts_with("Config.") || path.starts_with("Stats.consul."));
+    Ok(tree)
+}
+
+/// A list of members by their names: a real Consul tells them in an order of Go's own each time. None where it isn't such a
+/// list.
+pub(super) fn members(text: &str) -> Option<Vec<(String, String)>> {
+    let leaves = json(text).ok()?;
+    let split = |path: &str| path.split_once('.').map(|(n, rest)| (n.to_owned(), rest.to_owned()));
+    let names: BTreeMap<String, String> = leaves
+        .iter()
+        .filter_map(|(path, value)| {
+            let (n, field) = split(path)?;
+            (field == "Name").then(|| (n, value.trim_matches('"').to_owned()))
+        })
+        .collect();
+    let mut tree = Vec::new();
+    for (path, value) in leaves {
+        let (n, field) = split(&path)?;
+        let name = names.get(&n)?;
+        tree.push((name, format!("{field}/{name}"), value));
+    }
+    tree.sort_by_key(|(name, ..)| *name);
+    Some(tree.into_iter().map(|(_, path, value)| (path, value)).collect())
 }
 
 /// `section:` lines, and below each `\tname = value` lines.
@@ -134,6 +172,15 @@ mod tests {
         let tree = json(r#"{"b": {"y":1, "x":"a\"}b"}, "a":[true,{}]}"#).unwrap();
         let expected = [("b.y", "1"), ("b.x", r#""a\"}b""#), ("a.0", "true"), ("a.1", "{}")];
         assert_eq!(pairs(&tree), expected);
+    }
+
+    #[test]
+    fn members_are_told_by_their_names() {
+        let text = r#"[{"Name":"b","Tags":{"x":"1"}}, {"Name":"a","Port":2}]"#;
+        let expected =
+            [("Name/a", "\"a\""), ("Port/a", "2"), ("Name/b", "\"b\""), ("Tags.x/b", "\"1\"")];
+        assert_eq!(pairs(&members(text).unwrap()), expected);
+        assert_eq!(members(r#"{"Name":"a"}"#), None);
     }
 
     #[test]

@@ -15,6 +15,9 @@ pub struct Pending {
     pub step: String,
     /// What it needs.
     pub needs: String,
+    /// Whether it isn't even sent: it takes too long, or comes out by chance.
+    #[serde(default)]
+    pub left_out: bool,
 }
 
 /// Something that differs on purpose.
@@ -37,7 +40,8 @@ pub struct Difference {
 pub struct Variable {
     /// The step; `*` at the end stands for anything.
     pub step: String,
-    /// The text before the value, or a name of a tree.
+    /// The text before the value, or a name of a tree. `NAME: ` is also the header of that name, there or not; `[elapsed ` is
+    /// the time; `<number>` stands for every number of a body.
     pub after: String,
 }
 

@@ -16,14 +16,19 @@
 //! | [`send`] | sends a step's request, or runs its command |
 //! | [`compare`] | compares two answers, with ids and indexes by their relations |
 //! | [`lists`] | pending steps and deliberate differences |
-//! | [`run`] | starts the agents and goes through the cases |
+//! | [`run`] | goes through the cases, each story against agents of its own |
+//! | `stories` | starts the agents of a story |
+//! | `quorum` | the story of three servers that go away one by one |
 
 pub mod compare;
 mod flatten;
 pub mod lists;
 pub mod parse;
+mod python;
+mod quorum;
 pub mod run;
 pub mod send;
+mod stories;
 
 use std::path::PathBuf;
 

@@ -1,21 +1,19 @@
-//! Starts the agents that the cases were recorded from, and goes through the cases.
+//! Goes through the cases, story by story, and says what came of them.
 
-use std::{collections::BTreeSet, fs, path::Path, thread, time::Duration};
+use std::{collections::BTreeSet, thread};
 
-use anyhow::{Context as _, Result, bail, ensure};
-use serde_json::{Value, json};
+use anyhow::{Result, bail, ensure};
 
 use super::{
     compare::{Finding, Relations, compare},
     folder,
     lists::{Lists, Variable, matches},
     parse::{Case, Step, read_folder},
-    send::{Target, send},
+    quorum,
+    send::{Observed, Target, send},
+    stories,
 };
-use crate::{
-    agent::{Agent, Kind, Options},
-    peers,
-};
+use crate::agent::{Agent, Kind};
 
 /// How a step went.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +37,7 @@ pub struct Report {
     pub failures: Vec<String>,
 }
 
-/// Runs all cases against an agent of this kind.
+/// Runs all cases against an agent of this kind: each story on a thread of its own.
 pub fn run(kind: Kind) -> Result<Report> {
     let files: &[&str] = match kind {
         Kind::Proconsul => &["pending.toml", "differences.toml", "variable.toml"],
@@ -48,65 +46,135 @@ pub fn run(kind: Kind) -> Result<Report> {
     let lists = Lists::read(&folder(), files)?;
     let cases = read_folder(&folder().join("cases"))?;
     let scratch = tempfile::tempdir()?;
-    let mut story = Story { lists: &lists, used: BTreeSet::new(), report: Report::default() };
-    let (alone, main): (Vec<_>, Vec<_>) = cases.iter().partition(|case| case.agent == "nl1");
-    let alone = thread::scope(|scope| {
-        let alone = scope.spawn(|| run_without_leader(kind, &alone, scratch.path()));
-        story.run_main(kind, &main, scratch.path())?;
-        alone.join().unwrap_or_else(|_| bail!("the run without a leader panicked"))
+    let of = |agents: &[&str]| -> Vec<&Case> {
+        cases.iter().filter(|case| agents.contains(&case.agent.as_str())).collect()
+    };
+    let (main, alone, encrypted) = (of(&["s1", "c1"]), of(&["nl1"]), of(&["acl1"]));
+    let quorum = of(&["q1", "qc"]);
+    let known = main.len() + alone.len() + encrypted.len() + quorum.len();
+    ensure!(known == cases.len(), "a case is of an agent that is not started here");
+    let scratch = scratch.path();
+    let mut story = Story::new(&lists);
+    thread::scope(|scope| {
+        let lists = &lists;
+        let spawned = [
+            scope.spawn(move || stories::without_leader(kind, &alone, lists, scratch)),
+            scope.spawn(move || stories::encrypted(kind, &encrypted, lists, scratch)),
+            scope.spawn(move || quorum::run(kind, &quorum, lists, scratch)),
+        ];
+        let mut main = stories::main(kind, &main, lists, scratch)?;
+        for thread in spawned {
+            main.join(thread.join().unwrap_or_else(|_| bail!("a story panicked"))?);
+        }
+        story.join(main);
+        anyhow::Ok(())
     })?;
-    for (step, observed) in alone {
-        story.judge(&step, observed, &mut Relations::default());
-    }
     story.finish(&cases);
     Ok(story.report)
 }
 
 /// What the cases of one kind of agent came to so far.
-struct Story<'a> {
+pub(super) struct Story<'a> {
     lists: &'a Lists,
     /// The differences that were met.
     used: BTreeSet<usize>,
+    relations: Relations,
     report: Report,
 }
 
-impl Story<'_> {
-    fn run_main(&mut self, kind: Kind, cases: &[&Case], scratch: &Path) -> Result<()> {
-        let (mut agents, target) = start_main(kind, scratch)?;
-        prelude(&agents[0], kind)?;
-        let mut relations = Relations::default();
-        let mut last = 0;
-        for case in cases {
-            let number: u32 = case.name.split('-').next().unwrap_or_default().parse()?;
-            if number > last + 10 {
-                relations.forget_indexes();
-            }
-            last = number;
-            ensure!(case.agent == "s1", "{}: no agent {:?} here", case.name, case.agent);
-            for step in &case.steps {
-                let command = with_indexes(&step.command, &relations);
-                let observed = send(&command, &target);
-                self.judge(step, observed, &mut relations);
-            }
+impl<'a> Story<'a> {
+    /// A story that begins.
+    pub(super) fn new(lists: &'a Lists) -> Self {
+        Self {
+            lists,
+            used: BTreeSet::new(),
+            relations: Relations::default(),
+            report: Report::default(),
         }
+    }
+
+    /// Adds what another story came to.
+    fn join(&mut self, other: Self) {
+        self.used.extend(other.used);
+        self.report.steps.extend(other.report.steps);
+        self.report.failures.extend(other.report.failures);
+    }
+
+    /// Notes something that isn't as it should be, beside the steps.
+    pub(super) fn fail(&mut self, why: String) {
+        self.report.failures.push(why);
+    }
+
+    /// Forgets which index stands for which: steps that lie between were left out.
+    pub(super) fn forget_indexes(&mut self) {
+        self.relations.forget_indexes();
+    }
+
+    /// A step's command, with what was observed in place of what was recorded.
+    pub(super) fn command(&self, step: &Step) -> String {
+        self.relations.with_ids(&with_indexes(&step.command, &self.relations))
+    }
+
+    /// Whether a step isn't sent.
+    pub(super) fn leaves_out(&self, step: &Step) -> bool {
+        self.lists.pending.iter().any(|pending| pending.step == step.name && pending.left_out)
+    }
+
+    /// Sends a step and compares what comes.
+    pub(super) fn send(&mut self, step: &Step, target: &Target) {
+        if self.leaves_out(step) {
+            self.report.steps.push((step.name.clone(), Verdict::Pending));
+            return;
+        }
+        let observed = send(&self.command(step), target);
+        self.judge(step, observed);
+    }
+
+    /// Sends steps that have nothing to do with each other side by side.
+    pub(super) fn send_side_by_side(&mut self, steps: &[&Step], target: &Target) {
+        let (left_out, steps): (Vec<&Step>, Vec<&Step>) =
+            steps.iter().copied().partition(|step| self.leaves_out(step));
+        for step in left_out {
+            self.send(step, target);
+        }
+        let answers: Vec<Result<Observed>> = thread::scope(|scope| {
+            let running: Vec<_> = steps
+                .iter()
+                .enumerate()
+                .map(|(n, step)| {
+                    let folder = target.folder.join(n.to_string());
+                    let (command, target) =
+                        (self.command(step), Target { folder, ..target.clone() });
+                    scope.spawn(move || {
+                        super::send::clean(&target.folder)?;
+                        send(&command, &target)
+                    })
+                })
+                .collect();
+            let answers = running
+                .into_iter()
+                .map(|thread| thread.join().unwrap_or_else(|_| bail!("a step panicked")));
+            answers.collect()
+        });
+        for (step, observed) in steps.into_iter().zip(answers) {
+            self.judge(step, observed);
+        }
+    }
+
+    /// Notes agents that ended without being told to.
+    pub(super) fn look_for_the_dead(&mut self, agents: &mut [Agent]) {
         for agent in agents.iter_mut().filter(|agent| agent.process.id().is_some()) {
             if !agent.process.is_running() {
                 let tail = agent.process.log_tail(60);
-                self.report.failures.push(format!("{} ended on its own:\n{tail}", agent.name));
+                self.fail(format!("{} ended on its own:\n{tail}", agent.name));
             }
         }
-        Ok(())
     }
 
     /// Compares a step, and takes its relations over where it holds.
-    fn judge(
-        &mut self,
-        step: &Step,
-        observed: Result<super::send::Observed>,
-        relations: &mut Relations,
-    ) {
+    fn judge(&mut self, step: &Step, observed: Result<Observed>) {
         let variables = variables(&self.lists.variable, &step.name);
-        let mut trial = relations.clone();
+        let mut trial = self.relations.clone();
         let found = match observed {
             Ok(observed) => compare(step, &observed, &variables, &mut trial),
             Err(error) => vec![Finding {
@@ -130,7 +198,7 @@ impl Story<'_> {
         let verdict = match (pending, left.is_empty()) {
             (None, true) => {
                 self.used.extend(used);
-                *relations = trial;
+                self.relations = trial;
                 Verdict::Holds
             }
             (Some(pending), true) => {
@@ -197,116 +265,6 @@ fn with_indexes(command: &str, relations: &Relations) -> String {
         rest = &rest[length..];
     }
     out + rest
-}
-
-fn options(kind: Kind, name: &str, config: Value) -> Result<Options> {
-    let options = match kind {
-        Kind::Proconsul => Options::ours(name)?,
-        Kind::Consul => peers::consul(name).context("no real Consul")?,
-    };
-    Ok(options.config(config))
-}
-
-/// The recorded server `s1`; with a real Consul also the client `c1` and the other datacenter's `d2s1`.
-fn start_main(kind: Kind, scratch: &Path) -> Result<(Vec<Agent>, Target)> {
-    let config = json!({
-        "bootstrap": true,
-        "datacenter": "dc1",
-        "http_config": {
-            "response_headers": { "X-Oracle": "yes" },
-            "block_endpoints": ["/v1/agent/connect"],
-        },
-        "telemetry": { "prometheus_retention_time": "60s" },
-        "node_meta": { "rack": "r1" },
-    });
-    let options = options(kind, "s1", config)?;
-    let program = options.program.clone();
-    let mut s1 = Agent::start(&options, scratch)?;
-    s1.wait_until_ready(Duration::from_secs(30))?;
-    let recorded = [18500, 18300, 18301, 18302, 18600];
-    let ports = recorded.into_iter().zip(0..).map(|(port, n)| (port, s1.ports().port(n)));
-    let mut target = Target { program, ports: ports.collect(), folder: scratch.join("main") };
-    super::send::clean(&target.folder)?;
-    let mut agents = vec![s1];
-    if kind == Kind::Consul {
-        start_companions(&mut agents, &mut target, scratch)?;
-    }
-    Ok((agents, target))
-}
-
-fn start_companions(agents: &mut Vec<Agent>, target: &mut Target, scratch: &Path) -> Result<()> {
-    let join = |n: u16| format!("127.0.0.1:{}", agents[0].ports().port(n));
-    let client = json!({ "server": false, "datacenter": "dc1", "retry_join": [join(2)], "retry_interval": "1s" });
-    let other = json!({
-        "bootstrap": true, "datacenter": "dc2", "retry_join_wan": [join(3)], "retry_interval_wan": "1s",
-    });
-    let c1 = Agent::start(&options(Kind::Consul, "c1", client)?, scratch)?;
-    let d2s1 = Agent::start(&options(Kind::Consul, "d2s1", other)?, scratch)?;
-    target.ports.push((48300, d2s1.ports().port(1)));
-    let mut s1 = agents[0].client();
-    crate::process::wait_for("the companions", Duration::from_mins(1), || {
-        let nodes = s1.get("/v1/catalog/nodes").ok()?.json().ok()?;
-        let there = s1.get("/v1/catalog/nodes?dc=dc2").ok()?.json().ok()?;
-        (nodes.as_array()?.len() == 2 && there.as_array()?.len() == 1).then_some(())
-    })?;
-    agents.extend([c1, d2s1]);
-    Ok(())
-}
-
-/// Tells the server what the recorded one had been told before.
-fn prelude(s1: &Agent, kind: Kind) -> Result<()> {
-    let mut client = s1.client();
-    for line in fs::read_to_string(folder().join("prelude.txt"))?.lines() {
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let (target, body) = line.split_once(' ').unwrap_or((line, ""));
-        let response = client.put(target, body.as_bytes())?;
-        let catalog = target.starts_with("/v1/catalog");
-        ensure!(
-            response.text() == "true" || (catalog && kind == Kind::Proconsul),
-            "prelude {line}: {response:?}"
-        );
-    }
-    Ok(())
-}
-
-/// The server that expects two others which never come. Its steps are held for seconds each, and have nothing to do with
-/// each other: they run side by side.
-fn run_without_leader(
-    kind: Kind,
-    cases: &[&Case],
-    scratch: &Path,
-) -> Result<Vec<(Step, Result<super::send::Observed>)>> {
-    let config = json!({ "bootstrap_expect": 3, "datacenter": "dc9" });
-    let options = options(kind, "nl1", config)?;
-    let agent = Agent::start(&options, scratch)?;
-    crate::process::wait_for("an agent without a leader", Duration::from_secs(30), || {
-        agent.client().get("/v1/status/leader").ok().filter(|answer| answer.status == 200)
-    })?;
-    let recorded = [58500, 58300, 58301, 58302, 58600];
-    let ports: Vec<(u16, u16)> =
-        recorded.into_iter().zip(0..).map(|(port, n)| (port, agent.ports().port(n))).collect();
-    let steps: Vec<&Step> = cases.iter().flat_map(|case| &case.steps).collect();
-    thread::scope(|scope| {
-        let running: Vec<_> = steps
-            .iter()
-            .enumerate()
-            .map(|(n, step)| {
-                let folder = scratch.join(format!("nl1-{n}"));
-                let target =
-                    Target { program: options.program.clone(), ports: ports.clone(), folder };
-                scope.spawn(move || {
-                    super::send::clean(&target.folder)?;
-                    send(&step.command, &target)
-                })
-            })
-            .collect();
-        let answers = running
-            .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|_| bail!("a step panicked")));
-        Ok(steps.iter().map(|step| (*step).clone()).zip(answers).collect())
-    })
 }
 
 #[cfg(test)]

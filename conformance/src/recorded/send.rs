@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::{Answer, flatten, parse};
+use super::{Answer, flatten, parse, python};
 use crate::http::{Body, Client, Request, Response};
 
 /// Where steps are sent.
@@ -35,13 +35,17 @@ pub struct Observed {
 /// Runs a step's command line.
 pub fn send(command: &str, target: &Target) -> Result<Observed> {
     let start = Instant::now();
-    let answer = if command.contains("| python3 -c") {
+    let answer = if let Some(answer) = python::answer(command, target)? {
+        answer
+    } else if python::is_of_the_agent(command) {
         let url = command.split_whitespace().find(|word| word.starts_with("http://"));
-        let response = curl(&["curl".into(), url.context("no address")?.to_owned()], target)?;
+        let response = get(url.context("no address")?, target)?;
         let text = target.recorded_ports(&response.text());
-        Answer::Tree(flatten::agent_self(&text).with_context(|| text.clone())?)
+        let of_a_client = command.contains("d['Stats']['consul']");
+        let flatten = if of_a_client { flatten::config_and_stats } else { flatten::agent_self };
+        Answer::Tree(flatten(&text).with_context(|| text.clone())?)
     } else if let Some(words) = plain_curl(command) {
-        let head = words.iter().any(|word| word == "-I");
+        let head = words.iter().any(|word| word == "-I" || word == "-D");
         http_answer(&curl(&words, target)?, head, target)?
     } else {
         shell(command, target)?
@@ -52,7 +56,9 @@ pub fn send(command: &str, target: &Target) -> Result<Observed> {
 /// The words of a command that is nothing but one `curl -i`, perhaps with its output made printable.
 fn plain_curl(command: &str) -> Option<Vec<String>> {
     let command = command.strip_suffix("| head -c 400 | cat -v").unwrap_or(command);
-    let zeros = command.replace("@<", "@zeros:").replace(" zero bytes>", "");
+    let zeros = command.replace("@<", "@zeros:").replace(" zero bytes>", "").replace(" bytes>", "");
+    // Some say in brackets what they are about.
+    let zeros = zeros.split("   (").next().unwrap_or_default();
     let words = split(zeros.trim());
     let plain = command.starts_with("curl -i ") && !words.iter().any(|word| word == "|");
     plain.then_some(words)
@@ -78,6 +84,11 @@ fn split(line: &str) -> Vec<String> {
     words
 }
 
+/// Gets what is at a recorded address.
+pub(super) fn get(url: &str, target: &Target) -> Result<Response> {
+    curl(&["curl".to_owned(), url.to_owned()], target)
+}
+
 /// Does what `curl` would do with these words.
 fn curl(words: &[String], target: &Target) -> Result<Response> {
     let mut method = None;
@@ -89,8 +100,10 @@ fn curl(words: &[String], target: &Target) -> Result<Response> {
         let mut value = || rest.next().with_context(|| format!("{word} needs a value"));
         match word.as_str() {
             "-i" | "-s" | "--path-as-is" => {}
+            "-m" => drop(value()?),
             "-I" => method = Some("HEAD"),
             "-X" => method = Some(value()?.as_str()),
+            "-o" | "-D" => ensure!(["/dev/null", "-"].contains(&value()?.as_str()), "to a file"),
             "--output" => ensure!(value()? == "-", "--output to a file"),
             "-H" => {
                 let (name, value) =

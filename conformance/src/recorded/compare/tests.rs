@@ -102,6 +102,10 @@ fn ids_stand_for_each_other_one_to_one() {
         compare_text("body", &format!("\"{x}\""), &format!("\"{y}\""), &[], relations).is_empty()
     };
     assert!(same(&mut relations, a, b));
+    assert_eq!(
+        relations.with_ids(&format!("/v1/session/info/{a}")),
+        format!("/v1/session/info/{b}")
+    );
     assert!(!same(&mut relations, b, b), "two ids became one");
     assert!(!same(&mut relations, a, a), "one id became two");
     assert!(!compare_text("body", &format!("\"{a}\""), "\"none\"", &[], &mut relations).is_empty());
@@ -147,4 +151,58 @@ fn names_that_are_missing_added_or_in_another_order_in_a_tree_are_found() {
     assert_eq!(found(&[("a", "1"), ("b", "9"), ("c", "3")], &[]), ["b"]);
     assert_eq!(found(&[("a", "1"), ("c", "3"), ("d", "4")], &[]), ["b", "d"]);
     assert_eq!(found(&[("b", "2"), ("a", "1"), ("c", "3")], &[]), ["order"]);
+}
+
+/// What is found where `from` was recorded for a command and `to` is observed.
+fn differs(command: &str, variables: &[&str], from: &str, to: &str) -> Vec<String> {
+    let raw = |what: &str| format!("HTTP/1.1 200 OK\n{what}\n");
+    let mut step = step(&raw(from), 0.1);
+    command.clone_into(&mut step.command);
+    let answer = parse_answer(command, &raw(to), 0).unwrap();
+    let observed = Observed { answer, elapsed: 0.1 };
+    let found = compare(&step, &observed, variables, &mut Relations::default());
+    found.into_iter().map(|finding| finding.field).collect()
+}
+
+#[test]
+fn how_long_ago_a_leader_was_heard_counts_by_its_magnitude() {
+    let found = |from: &str, to: &str| {
+        let header = |since: &str| format!("X-Consul-Lastcontact: {since}\n");
+        differs("curl -i x", &[], &header(from), &header(to))
+    };
+    for (from, to) in [("0", "0"), ("35", "0"), ("35", "999"), ("10808", "1000")] {
+        assert_eq!(found(from, to), [""; 0], "{from} {to}");
+    }
+    for (from, to) in [("0", "1"), ("35", "1000"), ("10808", "999"), ("35", "soon")] {
+        assert_eq!(found(from, to), ["header X-Consul-Lastcontact"], "{from} {to}");
+    }
+}
+
+#[test]
+fn an_index_of_events_is_an_id_and_a_header_that_varies_is_not_looked_at() {
+    let (from, to) = ("X-Consul-Index: 9\nX-Two: 1\n", "X-Consul-Index: 18\nX-Two: 2\n");
+    assert_eq!(differs("curl -i /v1/event/list", &[], from, to), ["header X-Two"]);
+    let (from, to) = ("X-Consul-Index: 0\n", "X-Consul-Index: 5\n");
+    assert_eq!(differs("curl -i x", &[], from, to), ["header X-Consul-Index"]);
+    assert_eq!(differs("curl -i x", &["X-Consul-Index: "], from, to), [""; 0]);
+}
+
+#[test]
+fn numbers_may_vary_where_that_is_said_and_nothing_else() {
+    let (from, to) = ("\n[{\"Vec\":[-1.5e-7,0]}]", "\n[{\"Vec\":[0.25,-3]}]");
+    assert_eq!(differs("curl -i x", &[], from, to), ["body"]);
+    assert_eq!(differs("curl -i x", &[VARIABLE_NUMBERS], from, to), [""; 0]);
+    let fewer = "\n[{\"Vec\":[0.25]}]";
+    assert_eq!(differs("curl -i x", &[VARIABLE_NUMBERS], from, fewer), ["body"]);
+}
+
+#[test]
+fn members_may_come_in_any_order_but_not_others_than_were_recorded() {
+    let command = "curl -i http://127.0.0.1:1/v1/agent/members";
+    let recorded = "\n[{\"Name\":\"a\",\"Status\":1},{\"Name\":\"b\",\"Status\":4}]";
+    let turned = "\n[{\"Name\":\"b\",\"Status\":4},{\"Name\":\"a\",\"Status\":1}]";
+    assert_eq!(differs(command, &[], recorded, turned), [""; 0]);
+    assert_eq!(differs("curl -i x", &[], recorded, turned), ["body"]);
+    let swapped = "\n[{\"Name\":\"b\",\"Status\":1},{\"Name\":\"a\",\"Status\":4}]";
+    assert_eq!(differs(command, &[], recorded, swapped), ["Status/a", "Status/b"]);
 }
