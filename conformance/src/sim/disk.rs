@@ -1,14 +1,13 @@
-//! The simulated disk: writes wait for their sync, and a crash keeps a prefix of those that waited.
+//! The simulated disk of a server: its log and its snapshot files.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use spec::{
-    entropy::{Entropy as _, Seeded},
-    machine::Ticket,
-    raft::{Durable, SnapshotId, SnapshotMeta, Write},
+    entropy::Seeded,
+    raft::{Durable, Node, SnapshotId, SnapshotMeta},
 };
 
-use super::server::Applied;
+use super::{server::Applied, writes::Writes};
 
 /// A snapshot's file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,48 +21,19 @@ pub struct File {
 /// One server's disk.
 #[derive(Clone, Debug, Default)]
 pub struct Disk {
-    /// What is durable, in memory of the simulator: the fold of all synced writes.
-    pub durable: Durable,
-    /// What was durable before the last sync: what is left where a disk lies about it.
-    pub before_sync: Durable,
-    /// Written, not synced.
-    pub pending: VecDeque<(Ticket, Write)>,
-    /// The last ticket of the sync under way.
-    pub syncing: Option<Ticket>,
+    /// The log.
+    pub writes: Writes<Node>,
     /// Durable snapshot files.
     pub files: BTreeMap<SnapshotId, File>,
 }
 
 impl Disk {
-    /// The sync under way is done.
-    pub fn synced(&mut self, up_to: Ticket) {
-        self.syncing = None;
-        self.before_sync = self.durable.clone();
-        while self.pending.front().is_some_and(|(ticket, _)| *ticket <= up_to) {
-            if let Some((_, write)) = self.pending.pop_front() {
-                self.durable.fold(&write);
-            }
-        }
-    }
-
-    /// A crash of a disk that lies: the last sync never happened.
-    pub fn crash_lying(&mut self) {
-        self.pending.clear();
-        self.syncing = None;
-        self.durable = std::mem::take(&mut self.before_sync);
-        self.before_sync = self.durable.clone();
-    }
-
     /// A crash: of the writes that waited, a prefix is kept. Tells how many were lost.
     pub fn crash(&mut self, chance: &mut Seeded) -> usize {
-        let kept = chance.choose(self.pending.len() + 1);
-        let lost = self.pending.len() - kept;
-        for (_, write) in self.pending.drain(..).take(kept) {
-            self.durable.fold(&write);
-        }
-        self.syncing = None;
+        let lost = self.writes.crash(chance);
         // A file that no durable record names is rubbish of a snapshot that wasn't finished.
-        let named = self.durable.snapshot.as_ref().map_or_else(SnapshotId::default, |meta| meta.id);
+        let snapshot = self.writes.durable.snapshot.as_ref();
+        let named = snapshot.map_or_else(SnapshotId::default, |meta| meta.id);
         self.files.retain(|id, _| id.index <= named.index);
         lost
     }
@@ -84,11 +54,15 @@ impl Disk {
 
     /// Whether the entry at this index, with this term, is durable or in a durable snapshot.
     pub fn holds(&self, id: SnapshotId) -> bool {
-        let durable = &self.durable;
-        if id.index <= durable.base.index {
-            return true;
-        }
-        let offset = usize::try_from(id.index.0 - durable.base.index.0 - 1).unwrap_or(usize::MAX);
-        durable.entries.get(offset).is_some_and(|entry| entry.term == id.term)
+        holds(&self.writes.durable, id)
     }
+}
+
+/// Whether the entry at this index, with this term, is in a log or in its snapshot.
+pub fn holds(durable: &Durable, id: SnapshotId) -> bool {
+    if id.index <= durable.base.index {
+        return true;
+    }
+    let offset = usize::try_from(id.index.0 - durable.base.index.0 - 1).unwrap_or(usize::MAX);
+    durable.entries.get(offset).is_some_and(|entry| entry.term == id.term)
 }

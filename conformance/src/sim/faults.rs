@@ -10,7 +10,6 @@ use spec::{
 };
 
 use super::{
-    Broken,
     ghosts::Violation,
     server::Server,
     world::{Happening, World},
@@ -64,9 +63,6 @@ impl World {
             return;
         }
         let lost = self.servers[i].disk.crash(&mut self.chance);
-        if self.plan.broken == Some(Broken::Disk) {
-            self.servers[i].disk.crash_lying();
-        }
         self.paused[i] = Instant(0);
         self.tally.crashes += 1;
         self.tally.lost_writes += lost as u64;
@@ -90,38 +86,23 @@ impl World {
         self.after(delay, Happening::Heal);
     }
 
-    /// Two sides that don't hear each other.
     fn split(&mut self) {
-        let sides: Vec<bool> = self.servers.iter().map(|_| self.chance.choose(2) == 0).collect();
-        for a in 0..sides.len() {
-            for b in 0..sides.len() {
-                if sides[a] != sides[b] {
-                    self.network.cut(a, b);
-                }
-            }
-        }
+        let sides = self.network.split(self.servers.len(), &mut self.chance);
         self.note(format_args!("the network splits: {sides:?}"));
         self.heal_later();
     }
 
     fn isolate(&mut self, i: usize) {
-        for other in 0..self.servers.len() {
-            self.network.cut(i, other);
-            self.network.cut(other, i);
-        }
+        self.network.isolate(i, self.servers.len());
         let id = self.servers[i].id;
         self.note(format_args!("{id:?} is alone"));
         self.heal_later();
     }
 
-    /// Some servers hear others that don't hear them: rings, bridges, mutes.
+    /// Rings, bridges, mutes.
     fn cut_some_directions(&mut self) {
-        for _ in 0..=self.chance.choose(4) {
-            let from = self.chance.choose(self.servers.len());
-            let to = self.chance.choose(self.servers.len());
-            self.network.cut(from, to);
-            self.note(format_args!("{from} is not heard by {to}"));
-        }
+        let cut = self.network.cut_some(4, self.servers.len(), &mut self.chance);
+        self.note(format_args!("who is not heard by whom: {cut:?}"));
         self.heal_later();
     }
 
@@ -159,7 +140,8 @@ impl World {
         let old = self.servers[i].id;
         let new = ServerId::new(old.node.0, old.disk.0 + 1);
         let run = self.servers[i].run;
-        let fresh = Server { run, ..Server::new(new) };
+        let mut fresh = Server { run, ..Server::new(new) };
+        fresh.disk.writes = self.servers[i].disk.writes.blank();
         let gone = std::mem::replace(&mut self.servers[i], fresh);
         self.graveyard.insert(old, gone.disk);
         self.tally.wipes += 1;

@@ -3,15 +3,10 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use spec::{
-    machine::Effect,
-    raft::{
-        Change, Configuration, Entry, Index, Message, Node, Role, ServerId, SnapshotId, Suffrage,
-        Term, invariant, message::AppendResult,
-    },
+use spec::raft::{
+    Change, Configuration, Durable, Entry, Index, Message, Node, Role, ServerId, SnapshotId,
+    Suffrage, Term, Write, invariant, message::AppendResult,
 };
-
-use super::disk::Disk;
 
 /// A property that didn't hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +65,7 @@ pub struct Ghosts {
     /// Every committed entry, with the term in which it was committed.
     committed: BTreeMap<Index, (Entry, Term)>,
     /// The applied state after each entry.
-    digests: BTreeMap<Index, u64>,
+    digests: BTreeMap<Index, u128>,
     /// The last entry that any host was given as committed: no later read may show less.
     pub visible: Index,
 }
@@ -86,12 +81,13 @@ impl Ghosts {
         u64::try_from(self.committed.len()).unwrap_or(u64::MAX)
     }
 
-    /// Checks a node after a step; `holds` tells whether a server has an entry on its disk.
+    /// Checks a node after a step, or after a turn of several; `holds` tells whether a server has an entry on its disk.
+    /// What it committed is on the disks of more than half of the voters of one of these `configurations`.
     pub fn after_step(
         &mut self,
         before: Before,
         node: &Node,
-        effects: &[Effect<Node>],
+        configurations: &[&Configuration],
         holds: impl Fn(ServerId, SnapshotId) -> bool,
     ) -> Result<(), Violation> {
         let id = node.config.id;
@@ -105,7 +101,6 @@ impl Ghosts {
         require(node.commit_index >= before.commit, "commit_grows", || {
             format!("{id:?}: {:?} to {:?}", before.commit, node.commit_index)
         })?;
-        self.note_written(node, effects)?;
         let leads = matches!(node.role, Role::Leader(_));
         if leads && (!before.leads || term != before.term) {
             self.note_leader(node)?;
@@ -116,27 +111,26 @@ impl Ghosts {
             require(kept, "leader_append_only", || format!("{id:?} lost {:?}", before.last))?;
         }
         // A leader that commits its own removal leads no longer when the step is over.
-        self.note_committed(before.commit, leads || before.leads, node, holds)
+        self.note_committed(before.commit, leads || before.leads, node, configurations, holds)
     }
 
     /// Two logs that have an entry of the same index and term have the same entry, and the same term before it: by
-    /// induction, the same log up to it.
-    fn note_written(&mut self, node: &Node, effects: &[Effect<Node>]) -> Result<(), Violation> {
-        for effect in effects {
-            let Effect::Persist { write, .. } = effect else { continue };
-            let Change::Append { after, entries } = &write.change else { continue };
-            let Some(mut previous) = node.log.term_at(*after) else { continue };
-            for entry in entries {
-                let name = (entry.index, entry.term);
-                let known = self.written.entry(name).or_insert_with(|| (entry.clone(), previous));
-                require(*known == (entry.clone(), previous), "log_matching", || {
-                    format!(
-                        "{:?} wrote {entry:?} after {previous:?}, before it was {known:?}",
-                        node.config.id
-                    )
-                })?;
-                previous = entry.term;
-            }
+    /// induction, the same log up to it. `term_at` is the writer's log, below what it writes.
+    pub fn wrote(
+        &mut self,
+        id: ServerId,
+        write: &Write,
+        term_at: impl Fn(Index) -> Option<Term>,
+    ) -> Result<(), Violation> {
+        let Change::Append { after, entries } = &write.change else { return Ok(()) };
+        let Some(mut previous) = term_at(*after) else { return Ok(()) };
+        for entry in entries {
+            let name = (entry.index, entry.term);
+            let known = self.written.entry(name).or_insert_with(|| (entry.clone(), previous));
+            require(*known == (entry.clone(), previous), "log_matching", || {
+                format!("{id:?} wrote {entry:?} after {previous:?}, before it was {known:?}")
+            })?;
+            previous = entry.term;
         }
         Ok(())
     }
@@ -180,6 +174,7 @@ impl Ghosts {
         before: Index,
         led: bool,
         node: &Node,
+        configurations: &[&Configuration],
         holds: impl Fn(ServerId, SnapshotId) -> bool,
     ) -> Result<(), Violation> {
         let term = node.hard_state.term;
@@ -195,11 +190,12 @@ impl Ghosts {
                 format!("{:?} follows and takes {entry:?} for committed", node.config.id)
             })?;
             let name = SnapshotId { index: Index(index), term: entry.term };
-            require(
-                is_quorum(&node.membership.configuration, |id| holds(id, name)),
-                "committed_on_durable_quorum",
-                || format!("{:?} commits {entry:?}", node.config.id),
-            )?;
+            let quorum =
+                |configuration: &&Configuration| is_quorum(configuration, |id| holds(id, name));
+            let durable = configurations.iter().any(quorum);
+            require(durable, "committed_on_durable_quorum", || {
+                format!("{:?} commits {entry:?}", node.config.id)
+            })?;
             self.committed.insert(Index(index), (entry.clone(), term));
         }
         Ok(())
@@ -211,9 +207,9 @@ impl Ghosts {
         from: ServerId,
         to: ServerId,
         message: &Message,
-        disk: &Disk,
+        disk: &Durable,
     ) -> Result<(), Violation> {
-        let durable = disk.durable.hard_state;
+        let durable = disk.hard_state;
         match message {
             Message::Vote(vote) if vote.granted && !vote.pre_vote => {
                 let kept = durable.term > vote.term
@@ -227,11 +223,11 @@ impl Ghosts {
                 let AppendResult::Matched(index) = appended.result else { return Ok(()) };
                 // In a later term the entries may be gone: then their leader's term is over.
                 let kept = appended.term < durable.term
-                    || (appended.term == durable.term && disk.durable.last_index() >= index);
+                    || (appended.term == durable.term && disk.last_index() >= index);
                 require(kept, "said_is_durable", || {
                     format!(
                         "{from:?} says {appended:?}, its disk ends with {:?} in {:?}",
-                        disk.durable.last_index(),
+                        disk.last_index(),
                         durable.term
                     )
                 })
@@ -240,18 +236,18 @@ impl Ghosts {
         }
     }
 
-    /// Checks an entry that a host applies, and the state after it.
-    pub fn applied(&mut self, id: ServerId, entry: &Entry, digest: u64) -> Result<(), Violation> {
+    /// Checks an entry that a host applies.
+    pub fn applied(&mut self, id: ServerId, entry: &Entry) -> Result<(), Violation> {
         let known = self.committed.get(&entry.index).map(|(known, _)| known);
         require(known == Some(entry), "state_machine_safety", || {
             format!("{id:?} applies {entry:?}, committed is {known:?}")
         })?;
         self.visible = self.visible.max(entry.index);
-        self.state_at(id, entry.index, digest)
+        Ok(())
     }
 
     /// Checks a host's state after this entry against that of all others.
-    pub fn state_at(&mut self, id: ServerId, index: Index, digest: u64) -> Result<(), Violation> {
+    pub fn state_at(&mut self, id: ServerId, index: Index, digest: u128) -> Result<(), Violation> {
         let known = *self.digests.entry(index).or_insert(digest);
         require(known == digest, "equal_states", || {
             format!("{id:?} has {digest:x} after {index:?}, others had {known:x}")

@@ -1,6 +1,7 @@
-//! The simulator: whole Raft clusters on one thread, in virtual time, from one seed.
+//! The simulator: Raft clusters, whole servers and pools of gossip on one thread, in virtual time, from one seed.
 //!
-//! The machines, the gate and the timers are spec's own. Simulated are what lies around them: the disk (writes that
+//! Here are Raft clusters; [`turns`] are whole servers over the agent's own turns, [`pool`] are pools over its turn of
+//! gossip. The machines, the gate and the timers are spec's own. Simulated are what lies around them: the disk (writes that
 //! wait for their sync, of which a crash keeps a prefix; snapshot files), the network (loss, delay, repetition, cuts
 //! of single directions), the host (applies, takes snapshots, promotes learners, replaces wiped disks) and clients. After each
 //! step the node's own invariants and those of the cluster are checked; at the end the faults stop, and the cluster
@@ -8,27 +9,40 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`disk`] | pending and durable writes, snapshot files |
+//! | [`disk`] | a server's log and its snapshot files |
+//! | [`writes`] | what a machine wrote: durable, or waiting for its sync |
 //! | [`network`] | links |
 //! | [`server`] | one server: a node, its gate, its timers, its disk, its applied state |
 //! | [`world`] | the heap of events, and how a node's effects happen |
 //! | [`faults`] | what goes wrong, by chance |
 //! | [`ghosts`] | what no server knows: every leader, every committed entry |
 //! | [`journal`] | the log of a run |
+//! | [`schedule`] | virtual time, for the other two |
+//! | [`turns`] | whole servers |
+//! | [`pool`] | pools of gossip |
 
 pub mod disk;
 pub mod faults;
 pub mod ghosts;
 pub mod journal;
 pub mod network;
+pub mod pool;
+pub mod schedule;
 pub mod server;
+pub mod turns;
 pub mod world;
+pub mod writes;
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
-use spec::entropy::{Entropy as _, Seeded};
+use spec::{
+    entropy::{Entropy as _, Seeded},
+    raft::{ClusterId, Config, Configuration, Member, ServerId, Suffrage},
+};
 
 pub use ghosts::Violation;
+use journal::Journal;
+pub use network::Weather;
 use world::World;
 
 /// Seeds that once found something, and run before all others.
@@ -62,12 +76,8 @@ pub struct Plan {
     pub servers: usize,
     /// How long faults go on, in virtual time.
     pub faulty: Duration,
-    /// Messages lost, per thousand.
-    pub loss: usize,
-    /// Messages sent twice, per thousand.
-    pub repeat: usize,
-    /// The most that a message takes, usually.
-    pub delay: Duration,
+    /// How well the network carries.
+    pub weather: Weather,
     /// The most that a sync takes, usually.
     pub sync: Duration,
     /// Between two faults, on the average.
@@ -78,6 +88,8 @@ pub struct Plan {
     pub snapshot_every: u64,
     /// Entries that compaction leaves.
     pub trailing: u64,
+    /// Raft's `reach_back`.
+    pub reach_back: bool,
     /// The most entries in a message.
     pub max_append_entries: usize,
     /// The most messages with entries under way to a server.
@@ -104,9 +116,11 @@ impl Plan {
             seed,
             servers: [3, 3, 3, 5, 2, 1][chance.choose(6)],
             faulty: ms(10_000 + chance.choose(10_000)),
-            loss: [0, 10, 50, 200][chance.choose(4)],
-            repeat: [0, 20, 100][chance.choose(3)],
-            delay: ms([1, 5, 20, 60][chance.choose(4)]),
+            weather: Weather {
+                loss: [0, 10, 50, 200][chance.choose(4)],
+                repeat: [0, 20, 100][chance.choose(3)],
+                delay: ms([1, 5, 20, 60][chance.choose(4)]),
+            },
             sync: ms([1, 5, 30][chance.choose(3)]),
             fault_pause: ms([150, 400, 1200][chance.choose(3)]),
             request_pause: ms([5, 20, 60][chance.choose(3)]),
@@ -118,8 +132,33 @@ impl Plan {
             check_quorum: chance.choose(6) != 0,
             eager_commit: chance.choose(2) != 0,
             membership: chance.choose(2) != 0,
+            reach_back: chance.choose(2) != 0,
             broken: None,
         }
+    }
+
+    /// Raft's configuration for a server's run.
+    fn raft_config(&self, id: ServerId, boot: u64) -> Arc<Config> {
+        let mut config = Config::new(id, boot);
+        config.pre_vote = self.pre_vote;
+        config.check_quorum = self.check_quorum;
+        config.eager_commit = self.eager_commit;
+        config.max_append_entries = self.max_append_entries;
+        config.max_inflight = self.max_inflight;
+        config.trailing_entries = self.trailing;
+        config.reach_back = self.reach_back;
+        config.snapshot_credit = 2;
+        config.catch_up_slack = 3;
+        Arc::new(config)
+    }
+
+    /// The servers that form the cluster, and its first configuration.
+    fn founders(&self) -> (Vec<ServerId>, Arc<Configuration>) {
+        let ids: Vec<ServerId> = (1..=self.servers).map(|n| ServerId::new(n as u128, 1)).collect();
+        let member =
+            |id: &ServerId| Member { suffrage: Suffrage::Voter, address: format!("{id:?}").into() };
+        let servers = ids.iter().map(|id| (*id, member(id))).collect();
+        (ids, Arc::new(Configuration { cluster: ClusterId(1), servers }))
     }
 }
 
@@ -199,9 +238,9 @@ impl fmt::Display for Tally {
 
 /// How a run ended.
 #[derive(Debug)]
-pub struct Report {
+pub struct Report<T> {
     /// What it did.
-    pub tally: Tally,
+    pub tally: T,
     /// The log: whole where it was asked for, else its last lines.
     pub log: String,
     /// A fingerprint of the whole log.
@@ -210,11 +249,17 @@ pub struct Report {
     pub violation: Option<Violation>,
 }
 
+impl<T> Report<T> {
+    fn new(tally: T, journal: Journal, violation: Option<Violation>) -> Self {
+        let fingerprint = journal.fingerprint();
+        Self { tally, log: journal.into_text(), fingerprint, violation }
+    }
+}
+
 /// Runs one seed.
-pub fn run(plan: &Plan, whole_log: bool) -> Report {
+pub fn run(plan: &Plan, whole_log: bool) -> Report<Tally> {
     let mut world = World::new(plan.clone(), whole_log);
     let violation = world.run().err();
     let journal = std::mem::take(&mut world.journal);
-    let fingerprint = journal.fingerprint();
-    Report { tally: world.tally, log: journal.into_text(), fingerprint, violation }
+    Report::new(world.tally, journal, violation)
 }

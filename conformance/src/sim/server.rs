@@ -4,9 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use spec::{
     gate::Gate,
-    raft::{
-        Config, Configuration, Entry, Index, Node, Request, Role, ServerId, SnapshotId, Term, Timer,
-    },
+    raft::{Configuration, Entry, Index, Node, Request, Role, ServerId, SnapshotId, Term, Timer},
     time::Timers,
 };
 
@@ -117,19 +115,5 @@ impl Server {
     /// Whether it leads.
     pub fn leads(&self) -> bool {
         self.node.as_ref().is_some_and(|node| matches!(node.role, Role::Leader(_)))
-    }
-
-    /// Raft's configuration for its next run.
-    pub fn config(&self, plan: &super::Plan) -> Arc<Config> {
-        let mut config = Config::new(self.id, self.run);
-        config.pre_vote = plan.pre_vote;
-        config.check_quorum = plan.check_quorum;
-        config.eager_commit = plan.eager_commit;
-        config.max_append_entries = plan.max_append_entries;
-        config.max_inflight = plan.max_inflight;
-        config.trailing_entries = plan.trailing;
-        config.snapshot_credit = 2;
-        config.catch_up_slack = 3;
-        Arc::new(config)
     }
 }

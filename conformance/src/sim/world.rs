@@ -7,8 +7,8 @@ use spec::{
     gate::Gate,
     machine::{Context, Effect, Event, Machine as _, Ticket},
     raft::{
-        Change, ClusterId, Command, Configuration, Entry, Index, Member, Message, Node, Output,
-        Proposal, ServerId, SnapshotId, SnapshotMeta, Suffrage,
+        Change, Command, Entry, Index, Message, Node, Output, Proposal, ServerId, SnapshotId,
+        SnapshotMeta,
     },
     time::{Instant, Timers},
 };
@@ -107,16 +107,15 @@ impl World {
     /// A world in which nothing has happened yet.
     pub fn new(plan: Plan, whole_log: bool) -> Self {
         let chance = Seeded::new(plan.seed);
-        let ids: Vec<ServerId> = (1..=plan.servers).map(|n| ServerId::new(n as u128, 1)).collect();
-        let member =
-            |id: &ServerId| Member { suffrage: Suffrage::Voter, address: format!("{id:?}").into() };
-        let configuration = Arc::new(Configuration {
-            cluster: ClusterId(1),
-            servers: ids.iter().map(|id| (*id, member(id))).collect(),
-        });
+        let (ids, configuration) = plan.founders();
         let servers = ids
             .into_iter()
-            .map(|id| Server { founding: Some(Arc::clone(&configuration)), ..Server::new(id) })
+            .map(|id| {
+                let founding = Some(Arc::clone(&configuration));
+                let mut server = Server { founding, ..Server::new(id) };
+                server.disk.writes.lies = plan.broken == Some(Broken::Disk);
+                server
+            })
             .collect();
         Self {
             now: Instant(0),
@@ -228,7 +227,7 @@ impl World {
                 self.step(to, Event::Receive { from: from_id, message })
             }
             Happening::Synced { server, run, ticket } if self.runs(server, run) => {
-                self.servers[server].disk.synced(ticket);
+                self.servers[server].disk.writes.synced(ticket);
                 let mut ready = Vec::new();
                 self.servers[server].gate.durable(ticket, &mut ready);
                 self.perform(server, ready)?;
@@ -274,8 +273,8 @@ impl World {
         server.taking = None;
         server.waiting.clear();
         server.reads.clear();
-        let config = server.config(&self.plan);
-        let durable = server.disk.durable.clone();
+        let config = self.plan.raft_config(server.id, server.run);
+        let durable = server.disk.writes.durable.clone();
         let blank = durable == spec::raft::Durable::default();
         let (term, last) = (durable.hard_state.term, durable.last_index());
         let mut effects = Vec::new();
@@ -332,7 +331,13 @@ impl World {
             living.or_else(|| graveyard.get(&id)).is_some_and(|disk| disk.holds(entry))
         };
         if let Some(node) = &servers[i].node {
-            self.ghosts.after_step(before, node, &effects, holds)?;
+            for effect in &effects {
+                if let Effect::Persist { write, .. } = effect {
+                    self.ghosts.wrote(node.config.id, write, |index| node.log.term_at(index))?;
+                }
+            }
+            let configurations = [&*node.membership.configuration];
+            self.ghosts.after_step(before, node, &configurations, holds)?;
         }
         if self.plan.broken == Some(Broken::Gate) {
             return self.perform(i, effects);
@@ -351,7 +356,7 @@ impl World {
                         let n = entries.len();
                         self.note(format_args!("{id:?} writes {n} entries after {after:?}"));
                     }
-                    self.servers[i].disk.pending.push_back((ticket, write));
+                    self.servers[i].disk.writes.pending.push_back((ticket, write));
                 }
                 Effect::Send { to, message, .. } => self.send(i, to, &message)?,
                 Effect::Arm { timer, delay } => {
@@ -369,10 +374,8 @@ impl World {
     /// Starts a sync of all that waits, where none is under way.
     fn sync(&mut self, i: usize) {
         let server = &mut self.servers[i];
-        let Some((ticket, _)) = server.disk.pending.back() else { return };
-        if server.disk.syncing.is_none() {
-            let (ticket, run) = (*ticket, server.run);
-            server.disk.syncing = Some(ticket);
+        if let Some(ticket) = server.disk.writes.sync() {
+            let run = server.run;
             let slow = if self.chance.choose(40) == 0 { 20 } else { 1 };
             let delay = Duration::from_micros(100) + self.chance.jitter(self.plan.sync * slow);
             self.after(delay, Happening::Synced { server: i, run, ticket });
@@ -381,7 +384,7 @@ impl World {
 
     fn send(&mut self, i: usize, to_id: ServerId, message: &Message) -> Result<(), Violation> {
         let from_id = self.servers[i].id;
-        self.ghosts.sent(from_id, to_id, message, &self.servers[i].disk)?;
+        self.ghosts.sent(from_id, to_id, message, &self.servers[i].disk.writes.durable)?;
         let mut chunk = None;
         if let Message::InstallSnapshot(install) = message {
             let Some(file) = self.servers[i].disk.file(&install.meta) else {
@@ -395,7 +398,7 @@ impl World {
         let Some(to) = self.servers.iter().position(|server| server.id == to_id) else {
             return Ok(());
         };
-        let delays = self.network.deliveries(i, to, &self.plan, &mut self.chance);
+        let delays = self.network.deliveries(i, to, &self.plan.weather, &mut self.chance);
         if delays.is_empty() {
             self.tally.lost_messages += 1;
         }
@@ -474,14 +477,15 @@ impl World {
         })?;
         server.applied.apply(entry);
         let (id, content) = (server.id, server.applied);
-        self.ghosts.applied(id, entry, content.digest)?;
+        self.ghosts.applied(id, entry)?;
+        self.ghosts.state_at(id, entry.index, content.digest.into())?;
         if let Some(waiting) = server.waiting.remove(&entry.index)
             && waiting.term == entry.term
         {
             self.tally.acknowledged += 1;
             self.acknowledged = self.acknowledged.max(Some((waiting.request, entry.index)));
         }
-        let newest = server.disk.durable.snapshot.as_ref().map_or(0, |meta| meta.id.index.0);
+        let newest = server.disk.writes.durable.snapshot.as_ref().map_or(0, |meta| meta.id.index.0);
         let due = entry.index.0 >= newest + self.plan.snapshot_every;
         if due && server.taking.is_none() {
             server.taking = Some(entry.index);
@@ -551,7 +555,7 @@ impl World {
         })?;
         // What became of requests below the snapshot is not known to this server.
         server.waiting.retain(|at, _| *at > index);
-        self.ghosts.state_at(id, index, file.content.digest)?;
+        self.ghosts.state_at(id, index, file.content.digest.into())?;
         self.note(format_args!("{id:?} restores up to {index:?}"));
         Ok(())
     }
