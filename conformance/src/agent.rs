@@ -1,10 +1,12 @@
 //! Agents as processes on loopback: ours, and a real Consul by the same configuration.
 
 use std::{
+    collections::BTreeMap,
     fs,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     process::Command,
-    sync::OnceLock,
+    sync::{Mutex, OnceLock, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -13,10 +15,18 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    http::Client,
+    http::{Address, Client},
     ports::Ports,
     process::{Process, touch, wait_for},
 };
+
+/// Waits until no other test of this program has a cluster, and keeps others from one for as long as the answer lives:
+/// three servers, their clients and the checks of others make a busy machine slow to elect.
+#[must_use]
+pub fn alone() -> impl Drop {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Whose agent it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,9 +80,38 @@ pub struct Agent {
     pub name: String,
     /// Its process.
     pub process: Process,
-    /// Its ports.
-    ports: Ports,
+    /// Where it answers clients.
+    http: Address,
+    place: Place,
     folder: PathBuf,
+}
+
+/// Where an agent runs.
+#[derive(Debug)]
+pub struct Place {
+    /// Where other agents reach it.
+    pub ip: Ipv4Addr,
+    /// Its ports.
+    pub ports: Ports,
+    /// The network namespace, for `ip netns exec`; none for this process's own.
+    pub namespace: Option<String>,
+}
+
+impl Place {
+    /// On this host's loopback.
+    pub const fn loopback(ports: Ports) -> Self {
+        Self { ip: Ipv4Addr::LOCALHOST, ports, namespace: None }
+    }
+
+    /// Where the Raft port of an agent here answers.
+    pub fn server_address(&self) -> String {
+        format!("{}:{}", self.ip, self.ports.port(SERVER))
+    }
+
+    /// Where its gossip arrives.
+    pub fn gossip_address(&self) -> String {
+        format!("{}:{}", self.ip, self.ports.port(SERF_LAN))
+    }
 }
 
 /// Where in an agent's block of ports each of its own lies.
@@ -90,13 +129,19 @@ impl Agent {
 
     /// As [`Agent::start`], on a block of ports that the caller took: others may have been told of it.
     pub fn start_on(ports: Ports, options: &Options, folder: &Path) -> Result<Self> {
+        Self::start_at(Place::loopback(ports), options, folder)
+    }
+
+    /// As [`Agent::start`], in a place of the caller's.
+    pub fn start_at(place: Place, options: &Options, folder: &Path) -> Result<Self> {
         let folder = folder.join(&options.name);
         fs::create_dir_all(folder.join("data"))?;
+        let Place { ip, ports, namespace } = &place;
         let mut config = json!({
             "server": true,
             "node_name": options.name,
             "data_dir": folder.join("data"),
-            "bind_addr": "127.0.0.1",
+            "bind_addr": ip,
             "client_addr": "127.0.0.1",
             "ports": {
                 "http": ports.port(HTTP), "server": ports.port(SERVER),
@@ -106,40 +151,59 @@ impl Agent {
             "performance": { "raft_multiplier": 1 },
             "disable_update_check": true,
         });
-        merge(&mut config, &options.config);
         let file = folder.join("agent.json");
-        fs::write(&file, serde_json::to_vec_pretty(&config)?)?;
         let mut arguments = vec!["agent".to_owned(), format!("-config-file={}", file.display())];
+        let (program, http) = match namespace {
+            None => {
+                let port = ports.port(HTTP);
+                (options.program.clone(), Address::Tcp((Ipv4Addr::LOCALHOST, port).into()))
+            }
+            Some(namespace) => {
+                let socket = folder.join("http");
+                config["addresses"] = json!({ "http": format!("unix://{}", socket.display()) });
+                let program = options.program.display().to_string();
+                let inside = ["netns", "exec", namespace, &program].map(str::to_owned);
+                arguments.splice(0..0, inside);
+                (PathBuf::from("ip"), Address::Unix(socket))
+            }
+        };
+        merge(&mut config, &options.config);
+        fs::write(&file, serde_json::to_vec_pretty(&config)?)?;
         arguments.extend(options.arguments.iter().cloned());
         let log = folder.join("log");
         touch(&log)?;
-        let process = Process::start(&options.name, &options.program, arguments, &log)?;
-        Ok(Self { name: options.name.clone(), process, ports, folder })
+        let process = Process::start(&options.name, &program, arguments, &log)?;
+        Ok(Self { name: options.name.clone(), process, http, place, folder })
     }
 
-    /// The port of its HTTP interface.
-    pub fn http_port(&self) -> u16 {
-        self.ports.port(HTTP)
+    /// Where its HTTP interface answers.
+    pub fn http(&self) -> &Address {
+        &self.http
     }
 
     /// Where its Raft port answers.
     pub fn server_address(&self) -> String {
-        server_address(&self.ports)
+        self.place.server_address()
+    }
+
+    /// Where its gossip arrives.
+    pub fn gossip_address(&self) -> String {
+        self.place.gossip_address()
     }
 
     /// Its block of ports: HTTP, server, Serf LAN, Serf WAN and DNS, in this order.
     pub fn ports(&self) -> &Ports {
-        &self.ports
+        &self.place.ports
     }
 
     /// A client for its HTTP interface.
     pub fn client(&self) -> Client {
-        Client::local(self.http_port())
+        self.client_with(Duration::from_secs(30))
     }
 
     /// A client that gives up after `timeout`.
     pub fn client_with(&self, timeout: Duration) -> Client {
-        Client::new(([127, 0, 0, 1], self.http_port()).into(), timeout)
+        Client::at(self.http.clone(), timeout)
     }
 
     /// Its data directory.
@@ -152,6 +216,29 @@ impl Agent {
         let response = self.client_with(Duration::from_secs(1)).get("/v1/status/leader").ok()?;
         let leader = response.json().ok()?.as_str()?.to_owned();
         (response.status == 200 && !leader.is_empty()).then_some(leader)
+    }
+
+    /// The members of its pool by its word, with how each stands; none where it doesn't answer.
+    pub fn members(&self) -> Option<BTreeMap<String, String>> {
+        let mut client = self.client_with(Duration::from_secs(5));
+        let answer = client.get("/v1/agent/members").ok()?.json().ok()?;
+        let member = |member: &Value| {
+            let status = match member["Status"].as_u64()? {
+                1 => "alive",
+                2 => "leaving",
+                3 => "left",
+                4 => "failed",
+                _ => "none",
+            };
+            Some((member["Name"].as_str()?.to_owned(), status.to_owned()))
+        };
+        answer.as_array()?.iter().map(member).collect()
+    }
+
+    /// How many lines of its log have all of these words.
+    pub fn count(&self, words: &[&str]) -> usize {
+        let log = self.process.log();
+        log.lines().filter(|line| words.iter().all(|word| line.contains(word))).count()
     }
 
     /// Waits until it knows of a leader and serves a linearizable read.
@@ -183,17 +270,12 @@ impl Agent {
     }
 }
 
-/// Where the Raft port of an agent on this block answers.
-fn server_address(ports: &Ports) -> String {
-    format!("127.0.0.1:{}", ports.port(SERVER))
-}
-
 /// Our servers, of one cluster.
 #[derive(Debug)]
 pub struct Cluster {
     /// The servers.
     pub agents: Vec<Agent>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Cluster {
@@ -207,19 +289,30 @@ impl Cluster {
     /// As [`Cluster::start`], but doesn't wait.
     pub fn start_without_waiting(n: usize, config: &Value) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let blocks = (0..n).map(|_| Ports::take()).collect::<Result<Vec<_>>>()?;
-        let addresses: Vec<String> = blocks
+        let places =
+            (0..n).map(|_| Ok(Place::loopback(Ports::take()?))).collect::<Result<Vec<_>>>()?;
+        let addresses: Vec<String> = places
             .iter()
-            .map(|ports| format!("-server-address={}", server_address(ports)))
+            .map(|place| format!("-server-address={}", place.server_address()))
             .collect();
         let mut agents = Vec::new();
-        for (i, ports) in blocks.into_iter().enumerate() {
+        for (i, place) in places.into_iter().enumerate() {
             let mut options = Options::ours(&format!("s{}", i + 1))?.config(config.clone());
             options.arguments.clone_from(&addresses);
             options.arguments.push(format!("-bootstrap-expect={n}"));
-            agents.push(Agent::start_on(ports, &options, folder.path())?);
+            agents.push(Agent::start_at(place, &options, folder.path())?);
         }
-        Ok(Self { agents, _folder: folder })
+        Ok(Self { agents, folder })
+    }
+
+    /// Starts an agent that is no server and knows these; doesn't wait for anything.
+    pub fn start_client(&self, name: &str, config: &Value) -> Result<Agent> {
+        let mut all = json!({ "server": false });
+        merge(&mut all, config);
+        let mut options = Options::ours(name)?.config(all);
+        let address = |agent: &Agent| format!("-server-address={}", agent.server_address());
+        options.arguments = self.agents.iter().map(address).collect();
+        Agent::start(&options, self.folder.path())
     }
 
     /// The leader by the word of the servers that run: the one that itself says that it leads.
@@ -251,7 +344,7 @@ impl Cluster {
 }
 
 /// Puts the keys of `over` into `base`; objects are merged.
-fn merge(base: &mut Value, over: &Value) {
+pub(crate) fn merge(base: &mut Value, over: &Value) {
     match (base, over) {
         (Value::Object(base), Value::Object(over)) => {
             for (key, value) in over {

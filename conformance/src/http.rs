@@ -4,8 +4,11 @@
 //! A library client would lower-case names, follow redirects, drop bodies or retry; a contract is about just these.
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    fmt,
+    io::{self, BufRead as _, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
+    os::unix::net::UnixStream,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -91,17 +94,100 @@ impl From<Failure> for anyhow::Error {
     }
 }
 
+/// Where a server answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// At a port.
+    Tcp(SocketAddr),
+    /// At a socket file: network namespaces share the file system.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+        }
+    }
+}
+
+/// A connection.
+#[derive(Debug)]
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    fn connect(address: &Address, timeout: Duration) -> io::Result<Self> {
+        match address {
+            Address::Tcp(address) => {
+                let limit = Duration::from_secs(5).min(timeout);
+                let stream = TcpStream::connect_timeout(address, limit)?;
+                stream.set_nodelay(true)?;
+                stream.set_read_timeout(Some(timeout))?;
+                stream.set_write_timeout(Some(timeout))?;
+                Ok(Self::Tcp(stream))
+            }
+            Address::Unix(path) => {
+                let stream = UnixStream::connect(path)?;
+                stream.set_read_timeout(Some(timeout))?;
+                stream.set_write_timeout(Some(timeout))?;
+                Ok(Self::Unix(stream))
+            }
+        }
+    }
+
+    fn set_nonblocking(&self, on: bool) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.set_nonblocking(on),
+            Self::Unix(stream) => stream.set_nonblocking(on),
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(buffer),
+            Self::Unix(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(bytes),
+            Self::Unix(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.flush(),
+            Self::Unix(stream) => stream.flush(),
+        }
+    }
+}
+
 /// Talks to one server, over one connection at a time, which it keeps open.
 #[derive(Debug)]
 pub struct Client {
-    address: SocketAddr,
+    address: Address,
     timeout: Duration,
-    connection: Option<BufReader<TcpStream>>,
+    connection: Option<BufReader<Stream>>,
 }
 
 impl Client {
     /// Talks to `address`; an answer may take as long as `timeout`.
     pub fn new(address: SocketAddr, timeout: Duration) -> Self {
+        Self::at(Address::Tcp(address), timeout)
+    }
+
+    /// As [`Client::new`], wherever it is.
+    pub fn at(address: Address, timeout: Duration) -> Self {
         Self { address, timeout, connection: None }
     }
 
@@ -149,31 +235,29 @@ impl Client {
         Ok(response)
     }
 
-    fn connect(&mut self) -> Result<BufReader<TcpStream>> {
-        if let Some(connection) = self.connection.take() {
+    fn connect(&mut self) -> Result<BufReader<Stream>> {
+        if let Some(mut connection) = self.connection.take() {
             // A server that restarted has closed it: that shows as a readable end, and then nothing was sent yet.
-            let stream = connection.get_ref();
-            stream.set_nonblocking(true)?;
-            let mut byte = [0];
-            let alive = matches!(stream.peek(&mut byte),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
-            stream.set_nonblocking(false)?;
+            connection.get_ref().set_nonblocking(true)?;
+            let alive = matches!(connection.fill_buf(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+            connection.get_ref().set_nonblocking(false)?;
             if alive {
                 return Ok(connection);
             }
         }
-        let stream =
-            TcpStream::connect_timeout(&self.address, Duration::from_secs(5).min(self.timeout))
-                .with_context(|| format!("can't connect to {}", self.address))?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(self.timeout))?;
-        stream.set_write_timeout(Some(self.timeout))?;
+        let stream = Stream::connect(&self.address, self.timeout)
+            .with_context(|| format!("can't connect to {}", self.address))?;
         Ok(BufReader::new(stream))
     }
 
     fn encode(&self, request: &Request<'_>) -> Vec<u8> {
         let Request { method, target, headers, body } = request;
-        let mut head = format!("{method} {target} HTTP/1.1\r\nHost: {}\r\n", self.address);
+        let host = match &self.address {
+            Address::Tcp(address) => address.to_string(),
+            Address::Unix(_) => "localhost".to_owned(),
+        };
+        let mut head = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n");
         for (name, value) in *headers {
             head.extend([name, ": ", value, "\r\n"]);
         }
@@ -199,7 +283,7 @@ impl Client {
 }
 
 /// Reads one answer; tells also whether the connection can carry another request.
-fn read_response(reader: &mut BufReader<TcpStream>, method: &str) -> Result<(Response, bool)> {
+fn read_response(reader: &mut BufReader<Stream>, method: &str) -> Result<(Response, bool)> {
     let (status_line, status) = loop {
         let line = read_line(reader)?;
         let code = line.split(' ').nth(1).and_then(|code| code.parse::<u16>().ok());
@@ -239,7 +323,7 @@ fn read_response(reader: &mut BufReader<TcpStream>, method: &str) -> Result<(Res
     Ok((response, keep))
 }
 
-fn read_chunks(reader: &mut BufReader<TcpStream>) -> Result<Vec<u8>> {
+fn read_chunks(reader: &mut BufReader<Stream>) -> Result<Vec<u8>> {
     let mut body = Vec::new();
     loop {
         let line = read_line(reader)?;
@@ -257,7 +341,7 @@ fn read_chunks(reader: &mut BufReader<TcpStream>) -> Result<Vec<u8>> {
     }
 }
 
-fn read_line(reader: &mut BufReader<TcpStream>) -> Result<String> {
+fn read_line(reader: &mut BufReader<Stream>) -> Result<String> {
     let mut line = Vec::new();
     reader.read_until(b'\n', &mut line)?;
     if line.pop() != Some(b'\n') {
@@ -271,9 +355,10 @@ fn read_line(reader: &mut BufReader<TcpStream>) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::TcpListener, thread};
+    use std::{net::TcpListener, os::unix::net::UnixListener, thread};
 
     use super::*;
+    use crate::process::wait_for;
 
     /// Answers one connection's requests with these bytes, one each, and gives back what it was sent.
     fn serve(answers: &[&str]) -> (Client, thread::JoinHandle<String>) {
@@ -322,6 +407,37 @@ mod tests {
         let (mut client, _server) = serve(&["HTTP/1.1 200 OK\r\nContent-Le"]);
         let request = Request { method: "PUT", target: "/a", headers: &[], body: Body::None };
         assert!(matches!(client.send(&request), Err(Failure::Unknown(_))));
+    }
+
+    #[test]
+    fn a_server_at_a_socket_file_is_talked_to_alike() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("http");
+        let listener = UnixListener::bind(&path).unwrap();
+        let server = thread::spawn(move || {
+            for answer in ["HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"; 2] {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut buffer = [0; 4096];
+                let n = stream.read(&mut buffer).unwrap();
+                assert!(buffer[..n].starts_with(b"GET /a HTTP/1.1\r\nHost: localhost\r\n"));
+                // It closes the connection after each answer.
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        let mut client = Client::at(Address::Unix(path), Duration::from_secs(5));
+        assert_eq!(client.get("/a").unwrap().body, b"hi");
+        wait_for("the connection's end", Duration::from_secs(5), || {
+            let connection = client.connection.as_mut()?;
+            connection.get_ref().set_nonblocking(true).unwrap();
+            let ended = matches!(connection.fill_buf(), Ok([]));
+            connection.get_ref().set_nonblocking(false).unwrap();
+            ended.then_some(())
+        })
+        .unwrap();
+        assert_eq!(client.get("/a").unwrap().body, b"hi");
+        server.join().unwrap();
+        let request = Request { method: "PUT", target: "/a", headers: &[], body: Body::None };
+        assert!(matches!(client.send(&request), Err(Failure::NotSent(_))));
     }
 
     #[test]

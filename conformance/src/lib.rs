@@ -9,17 +9,27 @@
 //! | [`http`] | a small HTTP/1.1 client that shows the raw bytes |
 //! | [`recorded`] | the recorded contract: parse, send, compare |
 //! | [`linear`] | the linearizability checker |
+//! | [`writers`] | clients whose history it checks |
 //! | [`drill`] | writers through all servers while servers are killed |
-//! | [`sim`] | the simulator of whole Raft clusters |
+//! | [`flight`] | flight records of real servers, replayed |
+//! | [`fuzz`] | libFuzzer on the decoders of gossip |
+//! | [`namespaces`] | a network of namespaces that can be cut, blocked and made to lose packets |
+//! | [`pool`] | servers and clients that find each other by gossip, there or on loopback |
+//! | [`sim`] | the simulator: Raft, whole servers, pools of gossip |
 //! | [`tidy`] | what the workspace holds itself to |
 
 pub mod agent;
 pub mod drill;
+pub mod flight;
+pub mod fuzz;
 pub mod http;
 pub mod linear;
+pub mod namespaces;
 pub mod peers;
+pub mod pool;
 pub mod ports;
 pub mod process;
 pub mod recorded;
 pub mod sim;
 pub mod tidy;
+pub mod writers;

@@ -19,11 +19,11 @@ const BLOCKS: u16 = 1_130;
 /// Ports in a block, with the one that holds it.
 const SIZE: u16 = 20;
 
-/// A block of ports on 127.0.0.1, given back on drop.
+/// A block of ports on 127.0.0.1, given back on drop; or one of a network namespace where nobody else is.
 #[derive(Debug)]
 pub struct Ports {
     base: u16,
-    _guard: TcpListener,
+    _guard: Option<TcpListener>,
 }
 
 impl Ports {
@@ -38,10 +38,15 @@ impl Ports {
             let base = FIRST + block * SIZE;
             let Ok(guard) = TcpListener::bind(loopback(base)) else { continue };
             if (base + 1..base + SIZE).all(is_free) {
-                return Ok(Self { base, _guard: guard });
+                return Ok(Self { base, _guard: Some(guard) });
             }
         }
         bail!("no {SIZE} free ports in a row on 127.0.0.1 from {FIRST} on")
+    }
+
+    /// The block of a network namespace whose one agent has all ports to itself.
+    pub const fn of_a_namespace() -> Self {
+        Self { base: FIRST, _guard: None }
     }
 
     /// The `n`th port of the block, from 0; there are 19.

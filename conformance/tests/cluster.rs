@@ -3,25 +3,17 @@
 #![allow(clippy::unwrap_used, reason = "a helper of tests fails the test")]
 
 use std::{
-    fs,
-    sync::Mutex,
-    thread,
+    fs, thread,
     time::{Duration, Instant},
 };
 
 use conformance::{
-    agent::{Agent, Cluster, Options},
+    agent::{Agent, Cluster, Options, alone},
     drill::{self, Plan},
+    flight,
     process::wait_for,
 };
 use serde_json::json;
-
-/// One cluster at a time: three servers, their clients and the checks of others make a busy machine slow to elect.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
-fn alone() -> impl Drop {
-    ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
 
 fn put(agent: &Agent, key: &str, value: &str) {
     let answer = agent.client().put(&format!("/v1/kv/{key}"), value.as_bytes()).unwrap();
@@ -37,7 +29,8 @@ fn get(agent: &Agent, key: &str) -> Option<String> {
 #[test]
 fn acknowledged_writes_survive_servers_that_are_killed_again_and_again() {
     let _alone = alone();
-    let mut cluster = Cluster::start(3, &json!({})).unwrap();
+    let records = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(3, &json!({ "flight_record_dir": records.path() })).unwrap();
     let plan = Plan {
         duration: Duration::from_secs(20),
         clients: 6,
@@ -47,7 +40,14 @@ fn acknowledged_writes_survive_servers_that_are_killed_again_and_again() {
     let tally = drill::run(&mut cluster, &plan).unwrap();
     println!("{tally:?}");
     assert!(tally.kills >= 4 && tally.leaders >= 1, "{tally:?}");
-    assert!(tally.acknowledged > 100, "{tally:?}");
+    assert!(tally.work.acknowledged > 100, "{tally:?}");
+    // What these servers did is what the machine does that the model checker explores.
+    drop(cluster);
+    let replayed = flight::replay_all(records.path()).unwrap();
+    println!("{replayed:?}");
+    assert!(replayed.runs >= 3 + tally.kills, "{replayed:?}");
+    assert!(replayed.leaders > tally.leaders && replayed.messages > 1000, "{replayed:?}");
+    assert!(replayed.committed > tally.work.acknowledged / 100, "{replayed:?}");
 }
 
 #[test]
@@ -65,6 +65,14 @@ fn followers_forward_writes_and_serve_fresh_reads() {
     let follower = &cluster.agents[(leader + 1) % 3];
     let answer = follower.client().get("/v1/kv/from/0?stale").unwrap();
     assert_eq!(answer.header("X-Consul-Knownleader"), Some("true"));
+    // A fresh read is no older than its request, however long ago the leader was heard: so it says, even when time for
+    // a change has run out at some moment between two heartbeats.
+    let index = answer.index().unwrap();
+    for _ in 0..3 {
+        let target = format!("/v1/kv/from/0?index={index}&wait=110ms");
+        let answer = follower.client().get(&target).unwrap();
+        assert_eq!(answer.header("X-Consul-Lastcontact"), Some("0"));
+    }
 }
 
 #[test]
@@ -127,6 +135,30 @@ fn without_a_quorum_writes_fail_after_the_hold_time_and_stale_reads_go_on() {
 }
 
 #[test]
+fn a_write_that_a_frozen_leader_was_asked_for_is_answered_once_another_leads() {
+    let _alone = alone();
+    let mut cluster = Cluster::start(3, &json!({})).unwrap();
+    let leader = cluster.leader().unwrap();
+    let follower = (leader + 1) % 3;
+    put(&cluster.agents[follower], "open", "1");
+    cluster.agents[leader].process.pause().unwrap();
+    let frozen = Instant::now();
+    // Its kernel goes on to acknowledge what it is sent: the connection looks well.
+    let answer = cluster.agents[follower].client().put("/v1/kv/open", b"2").unwrap();
+    let text = answer.text();
+    assert_eq!(answer.status, 500, "{text}");
+    assert!(text.contains("leadership lost while committing log"), "{text}");
+    // Without a word of who leads it would be open for half a minute.
+    assert!(frozen.elapsed() < Duration::from_secs(15), "{:?}", frozen.elapsed());
+    put(&cluster.agents[follower], "open", "3");
+    cluster.agents[leader].process.resume().unwrap();
+    wait_for("the frozen one to follow", Duration::from_secs(20), || {
+        (get(&cluster.agents[leader], "open").as_deref() == Some("3")).then_some(())
+    })
+    .unwrap();
+}
+
+#[test]
 fn all_three_come_back_with_all_they_had() {
     let _alone = alone();
     let mut cluster = Cluster::start(3, &json!({})).unwrap();
@@ -160,7 +192,9 @@ fn servers(agent: &Agent) -> Vec<serde_json::Value> {
 #[test]
 fn a_server_whose_disk_was_wiped_joins_as_a_new_one_and_gets_everything() {
     let _alone = alone();
-    let mut cluster = Cluster::start(3, &json!({})).unwrap();
+    // Who joins votes soon, on a busy machine too.
+    let autopilot = json!({ "last_contact_threshold": "2s", "server_stabilization_time": "2s" });
+    let mut cluster = Cluster::start(3, &json!({ "autopilot": autopilot })).unwrap();
     for n in 0..20 {
         put(&cluster.agents[0], &format!("n/{n}"), &n.to_string());
     }

@@ -28,6 +28,8 @@ const EXCEPTIONS: &[(&str, &[&str])] = &[
     // Copyleft by the file: its own files stay under it, nothing else does.
     ("MPL-2.0", &["imbl", "imbl-sized-chunks", "option-ext"]),
     ("MPL-2.0+", &["imbl", "imbl-sized-chunks"]),
+    // As free as MIT's: LLVM's libFuzzer, which is in nothing that is shipped.
+    ("NCSA", &["libfuzzer-sys"]),
 ];
 
 /// Packages that must not come in, and why.

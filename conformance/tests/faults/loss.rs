@@ -1,0 +1,89 @@
+//! Loss by chance, and networks that let only UDP or only TCP through: rows 11 to 13.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use conformance::{
+    agent::alone,
+    namespaces::Protocol,
+    pool::{LIMIT, Pool},
+    process::wait_for,
+    writers::Writers,
+};
+use serde_json::json;
+
+use crate::{judge, writers};
+
+const C1: usize = 3;
+const C2: usize = 4;
+
+#[test]
+fn rows_11_to_13_lost_packets_and_protocols_fail_nobody() {
+    let _alone = alone();
+    let Some(mut pool) = Pool::in_network(3, 2, &json!({})).unwrap() else { return };
+    pool.wait_until_all_alive(LIMIT).unwrap();
+    let writers = writers(&pool, 11);
+    row_11_three_of_ten_packets_are_lost(&mut pool, &writers).unwrap();
+    rows_12_and_13_only_tcp_or_only_udp_passes(&mut pool).unwrap();
+    judge(&mut pool, writers).unwrap();
+}
+
+/// How long packets are lost: a minute in CI, and longer where `PROCONSUL_LOSS_SECONDS` says so.
+fn duration() -> Duration {
+    let seconds = std::env::var("PROCONSUL_LOSS_SECONDS").ok();
+    Duration::from_secs(seconds.and_then(|text| text.parse().ok()).unwrap_or(60))
+}
+
+fn row_11_three_of_ten_packets_are_lost(pool: &mut Pool, writers: &Writers) -> Result<()> {
+    pool.network()?.lose(30)?;
+    let (start, since) = (Instant::now(), writers.elapsed());
+    while start.elapsed() < duration() {
+        thread::sleep(Duration::from_secs(1));
+        ensure!(pool.count(&["EventMemberFailed"]) == 0, "failed:\n{}", pool.logs());
+    }
+    let (suspicions, stall) = (pool.count(&["memberlist: Suspect"]), writers.longest_stall(since));
+    println!("row 11: {suspicions} suspicions, nobody failed; up to {stall:?} between writes");
+    ensure!(suspicions > 0, "nothing was lost");
+    pool.network()?.heal()?;
+    pool.wait_until_ready(LIMIT)?;
+    pool.wait_until_all_alive(LIMIT)
+}
+
+/// One client without UDP, and one without TCP, both at the same time.
+fn rows_12_and_13_only_tcp_or_only_udp_passes(pool: &mut Pool) -> Result<()> {
+    pool.network()?.block(C1, Protocol::Udp)?;
+    pool.network()?.block(C2, Protocol::Tcp)?;
+    // Row 13: what needs a stream fails, and says so.
+    let agent = &mut pool.agents[C2];
+    agent.process.kill()?;
+    agent.process.restart()?;
+    let failed = ["(LAN) couldn't join", "i/o timeout"];
+    wait_for("a join to fail", LIMIT, || (agent.count(&failed) > 0).then_some(()))?;
+    // Row 12: everybody's probes of the one without UDP fail but for the stream, and so do its own; twice each, so that
+    // a suspicion would have run out.
+    let (tcp_only, udp_only) = (pool.agents[C1].name.clone(), pool.agents[C2].name.clone());
+    let servers = pool.servers();
+    wait_for("probes over streams", LIMIT, || {
+        let warns = |i: &usize| {
+            let agent = &pool.agents[*i];
+            agent.count(&["Was able to connect to", &tcp_only, "but other probes failed"]) >= 2
+        };
+        servers.iter().all(warns).then_some(())
+    })?;
+    for server in servers {
+        let seen = pool.agents[server].members();
+        let alive = |name: &str| seen.as_ref().and_then(|seen| seen.get(name)?.as_str().into());
+        ensure!(alive(&tcp_only) == Some("alive"), "row 12: {seen:?}\n{}", pool.logs());
+        ensure!(alive(&udp_only) == Some("alive"), "row 13: {seen:?}\n{}", pool.logs());
+    }
+    ensure!(pool.count(&["EventMemberFailed"]) == 0, "failed:\n{}", pool.logs());
+    pool.network()?.heal()?;
+    let healed = Instant::now();
+    pool.wait_until_ready(LIMIT)?;
+    pool.wait_until_all_alive(LIMIT)?;
+    println!("rows 12 and 13: all alive to all and serving {:?} after that", healed.elapsed());
+    Ok(())
+}
