@@ -29,7 +29,7 @@ fn agent() -> SocketAddr {
     let started = runtime.block_on(Server::start(ServerSettings::dev("s1", any)));
     let server = started.expect("a server in memory");
     assert!(runtime.block_on(server.wait_for_leader(PATIENCE)), "it doesn't lead");
-    let api = Api::new(server, Settings::default()).expect("the default settings");
+    let api = Api::new(server, Settings::default(), None).expect("the default settings");
     thread::spawn(move || runtime.block_on(serve(listener, api, std::future::pending())));
     address
 }

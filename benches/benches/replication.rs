@@ -14,7 +14,7 @@ use criterion::{Criterion, Throughput};
 use proconsul::{
     driver::{
         Clock, Core, Observer, Wire,
-        apply::Applier,
+        apply::{Applier, Witness},
         consensus::{Consensus, Input, Leadership, Outbox, SnapshotPolicy},
         writer::Writer,
     },
@@ -25,7 +25,7 @@ use spec::{
         ClusterId, Config, Configuration, Member, Message, Payload, ServerId, SnapshotMeta,
         Suffrage,
     },
-    state::{Command, KvCommand, State},
+    state::{Command, KvCommand, State, agreement::INTERVAL},
     time::Instant,
 };
 use tokio::sync::oneshot;
@@ -118,6 +118,7 @@ fn server(
         Watches::new(),
         Box::new(|_: &SnapshotMeta| Err("there are no snapshots".to_owned())),
         Arc::clone(&snapshots),
+        Witness { interval: INTERVAL, tell: Box::new(|_| ()) },
     );
     let core = Core {
         consensus,

@@ -1,4 +1,5 @@
-//! Load, systems and figures of the cluster bench (`cargo run --release -p benches --bin cluster`).
+//! Load, systems and figures of the cluster bench (`cargo run --release -p benches --bin cluster`), and the agents of the
+//! pool bench (`--bin pool`).
 //!
 //! | file | what it is |
 //! |---|---|
@@ -11,6 +12,7 @@
 //! | [`bound`] | what they could do at best |
 //! | [`trial`] | what is measured, and its check |
 //! | [`report`] | medians, ranges, ratios |
+//! | [`pool`] | a pool of our client agents, or of serf's: how soon all know what happens, and what an agent takes |
 //!
 //! One load loop drives all systems over raw sockets: load generator and servers share the cores, so what the client
 //! costs is taken from the servers, and it has to be little and the same for each.
@@ -26,6 +28,7 @@ pub mod grpc;
 pub mod histogram;
 pub mod http;
 pub mod load;
+pub mod pool;
 pub mod report;
 pub mod system;
 pub mod trial;

@@ -186,16 +186,28 @@ impl Clients {
         targets: &[SocketAddr],
         connections: usize,
     ) -> Result<Self> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let mut all = Vec::with_capacity(connections);
-        for (number, target) in targets.iter().cycle().take(connections).enumerate() {
-            let client = Client::connect(protocol, *target)?;
-            client.stream.set_nonblocking(true)?;
-            let data = epoll::EventData::new_u64(number as u64);
-            epoll::add(&epoll, &client.stream, data, epoll::EventFlags::IN)?;
-            all.push(client);
+        let mut clients = Self::none()?;
+        for target in targets.iter().cycle().take(connections) {
+            clients.add(protocol, *target)?;
         }
-        Ok(Self { epoll, all, events: Vec::with_capacity(connections.max(1)) })
+        Ok(clients)
+    }
+
+    pub(crate) fn none() -> Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        Ok(Self { epoll, all: vec![], events: Vec::with_capacity(1) })
+    }
+
+    /// Opens one connection more; gives its number.
+    pub(crate) fn add(&mut self, protocol: Protocol, target: SocketAddr) -> Result<usize> {
+        let number = self.all.len();
+        let client = Client::connect(protocol, target)?;
+        client.stream.set_nonblocking(true)?;
+        let data = epoll::EventData::new_u64(number as u64);
+        epoll::add(&self.epoll, &client.stream, data, epoll::EventFlags::IN)?;
+        self.all.push(client);
+        self.events.reserve(self.all.len());
+        Ok(number)
     }
 
     pub(crate) fn request(&mut self, number: usize, request: Request<'_>) -> Result<()> {

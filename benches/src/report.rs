@@ -16,7 +16,8 @@ pub struct Report {
     failures: Vec<String>,
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+/// The middle one, or the mean of the two in the middle.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     match values.len() {
@@ -35,7 +36,7 @@ fn micros(duration: Duration) -> f64 {
 }
 
 /// A figure with three digits that count.
-fn short(value: f64) -> String {
+pub(crate) fn short(value: f64) -> String {
     match value.abs() {
         v if v >= 100.0 => format!("{value:.0}"),
         v if v >= 10.0 => format!("{value:.1}"),
@@ -89,7 +90,7 @@ impl Report {
     pub fn table(&self) -> String {
         let mut text = String::from(
             "| load | system | ops/s [range] | p50 ms | p99 ms | server CPU us/op | client cores | \
-             ours to it |\n|---|---|--:|--:|--:|--:|--:|--:|\n",
+             KiB/wait | ours to it |\n|---|---|--:|--:|--:|--:|--:|--:|--:|\n",
         );
         for (&(trial, system), samples) in &self.samples {
             let median = |read: &dyn Fn(&Sample) -> f64| self.median_of(trial, system, read);
@@ -111,11 +112,15 @@ impl Report {
                 }
                 _ => (short(median(&|s| millis(s.p50))), short(median(&|s| millis(s.p99)))),
             };
+            let waiting = match samples.first().and_then(|sample| sample.waiting_bytes) {
+                Some(_) => short(median(&|s| s.waiting_bytes.unwrap_or(f64::NAN) / 1024.0)),
+                None => String::new(),
+            };
             let ratio = self.ratio(trial, system);
             let ours = system == position(System::Proconsul) || ratio.is_nan();
             let _ = writeln!(
                 text,
-                "| {} | {}{} | {rate} | {p50} | {p99} | {} | {:.2} | {} |",
+                "| {} | {}{} | {rate} | {p50} | {p99} | {} | {:.2} | {waiting} | {} |",
                 TRIALS[trial].name,
                 System::ALL[system].name(),
                 if errors > 0 { format!(" ({errors} ERRORS)") } else { String::new() },
@@ -146,6 +151,7 @@ impl Report {
                     "p99_ms": millis(sample.p99),
                     "server_cpu_us_per_op": micros(sample.server_cpu),
                     "client_cores": sample.client_busy,
+                    "waiting_bytes": sample.waiting_bytes,
                     "errors": sample.errors,
                     "first_error": sample.first_error,
                 })

@@ -1,10 +1,11 @@
-//! Three servers, or one, of each system, as processes on loopback with the same limits.
+//! Three servers, or one, of each system, as processes on loopback with the same limits. Ours and Consul's are started from
+//! the same configuration file and find each other by gossip.
 //!
 //! | | Proconsul | Consul | etcd |
 //! |---|---|---|---|
 //! | durability | fdatasync before the answer | the same | the same |
 //! | timing | `raft_multiplier` 1 | `raft_multiplier` 1 | its defaults: heartbeat 100 ms, election 1 s |
-//! | connections of one client | 8,192 | 8,192 | unlimited |
+//! | connections of one client | 16,384 | 16,384 | unlimited |
 //! | log | errors | errors | errors |
 
 use std::{
@@ -17,7 +18,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     load::Client,
@@ -25,7 +26,7 @@ use crate::{
 };
 
 /// The most connections that one client may open.
-const CONNECTIONS: u32 = 8192;
+const CONNECTIONS: u32 = 16_384;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A system under load.
@@ -39,11 +40,14 @@ pub enum System {
     Etcd,
     /// No system: [`crate::bound`].
     Bound,
+    /// Ours, behind a client agent: measured where it is asked for.
+    ThroughClient,
 }
 
 impl System {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Proconsul, Self::Consul, Self::Etcd, Self::Bound];
+    pub const ALL: [Self; 5] =
+        [Self::Proconsul, Self::Consul, Self::Etcd, Self::Bound, Self::ThroughClient];
 
     /// Its name in tables and options.
     pub fn name(self) -> &'static str {
@@ -52,13 +56,14 @@ impl System {
             Self::Consul => "consul",
             Self::Etcd => "etcd",
             Self::Bound => "bound",
+            Self::ThroughClient => "via-client",
         }
     }
 
     /// What its clients speak.
     pub fn protocol(self) -> Protocol {
         match self {
-            Self::Proconsul | Self::Consul | Self::Bound => Protocol::Http,
+            Self::Proconsul | Self::Consul | Self::Bound | Self::ThroughClient => Protocol::Http,
             Self::Etcd => Protocol::Grpc,
         }
     }
@@ -81,7 +86,7 @@ impl Programs {
     /// The program of a system.
     pub fn path(&self, system: System) -> PathBuf {
         match system {
-            System::Proconsul => self.proconsul.clone(),
+            System::Proconsul | System::ThroughClient => self.proconsul.clone(),
             System::Consul => self.peers.join("consul"),
             System::Etcd => self.peers.join("etcd"),
             System::Bound => self.own.clone(),
@@ -120,6 +125,51 @@ fn cpu_time(pid: &str) -> Result<Duration> {
     Ok(Duration::from_secs(1) * ticks as u32 / rustix::param::clock_ticks_per_second() as u32)
 }
 
+/// The memory that processes hold now, in bytes.
+pub fn resident(pids: &[u32]) -> Result<u64> {
+    let mut pages = 0;
+    for pid in pids {
+        let statm = fs::read_to_string(format!("/proc/{pid}/statm"))
+            .with_context(|| format!("server {pid} is gone"))?;
+        let resident = statm.split(' ').nth(1).context("/proc/statm")?;
+        pages += resident.parse::<u64>().context("/proc/statm")?;
+    }
+    Ok(pages * rustix::param::page_size() as u64)
+}
+
+/// The same, but that pages which several processes share are counted in parts: what many processes of one program hold
+/// together.
+pub fn proportional(pids: &[u32]) -> Result<u64> {
+    let mut kibibytes = 0;
+    for pid in pids {
+        kibibytes += labelled(&format!("/proc/{pid}/smaps_rollup"), "Pss:")?;
+    }
+    Ok(kibibytes << 10)
+}
+
+/// How often the threads of processes went to sleep so far, to be woken again.
+pub fn sleeps(pids: &[u32]) -> Result<u64> {
+    let mut count = 0;
+    for pid in pids {
+        let threads = fs::read_dir(format!("/proc/{pid}/task"))
+            .with_context(|| format!("process {pid} is gone"))?;
+        for thread in threads {
+            let status = thread?.path().join("status");
+            // A thread may end meanwhile.
+            count += labelled(&status.to_string_lossy(), "voluntary_ctxt_switches:").unwrap_or(0);
+        }
+    }
+    Ok(count)
+}
+
+/// The number behind a label at the beginning of a line.
+fn labelled(path: &str, label: &str) -> Result<u64> {
+    let text = fs::read_to_string(path).with_context(|| path.to_owned())?;
+    let mut lines = text.lines();
+    let value = lines.find_map(|line| line.strip_prefix(label)?.split_whitespace().next());
+    value.and_then(|value| value.parse().ok()).with_context(|| format!("{label} in {path}"))
+}
+
 /// A running server.
 #[derive(Debug)]
 struct Server {
@@ -145,6 +195,8 @@ pub struct Cluster {
     pub first_put: Duration,
     servers: Vec<Server>,
     leader: usize,
+    /// The agent that all requests go through, where there is one.
+    agent: Option<Server>,
     data: tempfile::TempDir,
 }
 
@@ -166,39 +218,14 @@ fn free_ports(count: usize) -> Result<Vec<Ports>> {
     (0..count).map(|_| Ok(Ports { client: port()?, raft: port()?, serf: port()? })).collect()
 }
 
-fn shared_config() -> serde_json::Value {
-    json!({
+/// A configuration file of Consul's, which ours takes as it is.
+fn write_config(dir: &Path, own: &Ports, servers: &[Ports], rest: &Value) -> Result<PathBuf> {
+    let mut config = json!({
         "performance": { "raft_multiplier": 1 },
-        "limits": { "http_max_conns_per_client": CONNECTIONS },
+        "limits": {
+            "http_max_conns_per_client": CONNECTIONS, "rpc_max_conns_per_client": CONNECTIONS,
+        },
         "log_level": "err",
-    })
-}
-
-fn proconsul(command: &mut Command, number: usize, ports: &[Ports], dir: &Path) -> Result<()> {
-    let config = dir.join("config.json");
-    fs::write(&config, shared_config().to_string())?;
-    command
-        .args(["agent", "-server", "-bind", "127.0.0.1", "-client", "127.0.0.1"])
-        .args(["-bootstrap-expect", &ports.len().to_string(), "-node", &format!("n{number}")])
-        .args(["-http-port", &ports[number].client.port().to_string()])
-        .args(["-server-port", &ports[number].raft.port().to_string()]);
-    if ports.len() > 1 {
-        for server in ports {
-            command.args(["-server-address", &server.raft.to_string()]);
-        }
-    }
-    command.arg("-config-file").arg(config).arg("-data-dir").arg(dir.join("data"));
-    Ok(())
-}
-
-fn consul(command: &mut Command, number: usize, ports: &[Ports], dir: &Path) -> Result<()> {
-    let own = &ports[number];
-    let mut config = shared_config();
-    config["limits"]["rpc_max_conns_per_client"] = CONNECTIONS.into();
-    let rest = json!({
-        "server": true,
-        "bootstrap_expect": ports.len(),
-        "node_name": format!("n{number}"),
         "data_dir": dir.join("data"),
         "bind_addr": "127.0.0.1",
         "client_addr": "127.0.0.1",
@@ -207,7 +234,7 @@ fn consul(command: &mut Command, number: usize, ports: &[Ports], dir: &Path) -> 
             "serf_wan": -1, "dns": -1, "grpc": -1,
         },
         "disable_update_check": true,
-        "retry_join": ports.iter().map(|p| p.serf.to_string()).collect::<Vec<_>>(),
+        "retry_join": servers.iter().map(|p| p.serf.to_string()).collect::<Vec<_>>(),
         "retry_interval": "100ms",
     });
     if let (Some(config), Some(rest)) = (config.as_object_mut(), rest.as_object()) {
@@ -215,8 +242,31 @@ fn consul(command: &mut Command, number: usize, ports: &[Ports], dir: &Path) -> 
     }
     let path = dir.join("config.json");
     fs::write(&path, config.to_string())?;
-    command.arg("agent").arg("-config-file").arg(path);
+    Ok(path)
+}
+
+/// A server of Consul or of ours: the same configuration for both.
+fn server(command: &mut Command, number: usize, ports: &[Ports], dir: &Path) -> Result<()> {
+    let rest = json!({
+        "server": true, "bootstrap_expect": ports.len(), "node_name": format!("n{number}"),
+    });
+    let config = write_config(dir, &ports[number], ports, &rest)?;
+    command.arg("agent").arg("-config-file").arg(config);
     Ok(())
+}
+
+/// Starts an agent that is no server, in front of these.
+fn client_agent(program: &Path, servers: &[Ports], dir: &Path) -> Result<Server> {
+    let dir = dir.join("agent");
+    fs::create_dir_all(&dir)?;
+    let own = free_ports(1)?.remove(0);
+    let config = write_config(&dir, &own, servers, &json!({ "node_name": "agent" }))?;
+    let log = File::create(dir.join("log"))?;
+    let mut command = Command::new(program);
+    command.arg("agent").arg("-config-file").arg(config);
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    let child = command.spawn().with_context(|| format!("{}", program.display()))?;
+    Ok(Server { child, client: own.client, raft: own.raft })
 }
 
 fn etcd(command: &mut Command, number: usize, ports: &[Ports], dir: &Path) {
@@ -259,16 +309,21 @@ impl Cluster {
             let mut command = Command::new(&program);
             command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
             match system {
-                System::Proconsul => proconsul(&mut command, number, &ports, &dir)?,
-                System::Consul => consul(&mut command, number, &ports, &dir)?,
+                System::Proconsul | System::ThroughClient | System::Consul => {
+                    server(&mut command, number, &ports, &dir)?;
+                }
                 System::Etcd => etcd(&mut command, number, &ports, &dir),
                 System::Bound => bound(&mut command, number, &ports, &dir),
             }
             commands.push(command);
         }
         let started = Instant::now();
-        let mut cluster =
-            Self { system, first_put: Duration::ZERO, servers: vec![], leader: 0, data };
+        let agent = match system {
+            System::ThroughClient => Some(client_agent(&program, &ports, data.path())?),
+            _ => None,
+        };
+        let first_put = Duration::ZERO;
+        let mut cluster = Self { system, first_put, servers: vec![], leader: 0, agent, data };
         for (command, ports) in commands.iter_mut().zip(&ports) {
             let child = command.spawn().with_context(|| format!("{}", program.display()))?;
             cluster.servers.push(Server { child, client: ports.client, raft: ports.raft });
@@ -330,11 +385,17 @@ impl Cluster {
 
     /// Where the leader's clients go.
     pub fn leader(&self) -> SocketAddr {
+        if let Some(agent) = &self.agent {
+            return agent.client;
+        }
         self.servers[self.leader].client
     }
 
     /// Where the followers' clients go.
     pub fn followers(&self) -> Vec<SocketAddr> {
+        if let Some(agent) = &self.agent {
+            return vec![agent.client];
+        }
         // The bound's followers take no clients.
         let clients = if self.system == System::Bound { 0 } else { self.servers.len() };
         let all = self.servers.iter().take(clients).enumerate();
@@ -343,7 +404,7 @@ impl Cluster {
 
     /// The processes.
     pub fn pids(&self) -> Vec<u32> {
-        self.servers.iter().map(|server| server.child.id()).collect()
+        self.servers.iter().chain(&self.agent).map(|server| server.child.id()).collect()
     }
 
     /// The ends of the servers' logs.

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::{
     histogram::Histogram,
     load::{Client, Clients, Figures, Plan, Work, blank, fill, key_name, run},
-    system::{Cluster, Cpu, System},
+    system::{Cluster, Cpu, System, resident},
     wire::{Protocol, Reads, Request},
 };
 
@@ -54,7 +54,7 @@ const fn trial(
 }
 
 /// All loads.
-pub const TRIALS: [Trial; 19] = [
+pub const TRIALS: [Trial; 24] = [
     trial("start-1", Kind::Start(1), 1, 64, true),
     trial("start-3", Kind::Start(3), 1, 64, true),
     trial("put-64B-1", Kind::Put, 1, 64, true),
@@ -71,9 +71,14 @@ pub const TRIALS: [Trial; 19] = [
     trial("get-consistent-64", Kind::Get(Reads::Consistent), 64, 64, true),
     trial("get-default-64", Kind::Get(Reads::Default), 64, 64, false),
     trial("get-consistent-1", Kind::Get(Reads::Consistent), 1, 64, false),
+    trial("get-consistent-256", Kind::Get(Reads::Consistent), 256, 64, false),
+    trial("get-consistent-16KiB-64", Kind::Get(Reads::Consistent), 64, 16 << 10, false),
+    trial("get-stale-1", Kind::Get(Reads::Stale), 1, 64, false),
     trial("get-stale-64", Kind::Get(Reads::Stale), 64, 64, true),
+    trial("get-stale-256", Kind::Get(Reads::Stale), 256, 64, false),
     trial("wake-1000", Kind::Wake, 1000, 64, false),
     trial("wake-4000", Kind::Wake, 4000, 64, false),
+    trial("wake-10000", Kind::Wake, 10_000, 64, false),
 ];
 
 /// One run's figures.
@@ -89,6 +94,8 @@ pub struct Sample {
     pub server_cpu: Duration,
     /// The share of one core that the load generator took.
     pub client_busy: f64,
+    /// The bytes that the servers hold for each connection that waits; none where none does.
+    pub waiting_bytes: Option<f64>,
     /// Wrong answers, and values that another server doesn't have.
     pub errors: u64,
     /// The first of them.
@@ -110,6 +117,7 @@ impl Sample {
             p99: figures.latencies.quantile(0.99),
             server_cpu: figures.server_cpu.div_f64(answers.max(1) as f64),
             client_busy: figures.client_cpu.as_secs_f64() / seconds,
+            waiting_bytes: None,
             errors: figures.errors,
             first_error: figures.first_error.clone(),
         }
@@ -120,6 +128,16 @@ impl Trial {
     /// Whether a system can do it: the bound only takes puts at its leader.
     pub fn fits(&self, system: System) -> bool {
         system != System::Bound || matches!(self.kind, Kind::Put | Kind::Paced(_))
+    }
+
+    /// Whether it wants servers that did nothing before: memory that others freed would hide what it takes.
+    pub fn alone(&self) -> bool {
+        matches!(self.kind, Kind::Start(1) | Kind::Wake)
+    }
+
+    /// How many servers it wants.
+    pub fn servers(&self) -> usize {
+        if let Kind::Start(count) = self.kind { count } else { 3 }
     }
 
     /// Runs it once on a cluster that is up. `tag` makes its keys its own.
@@ -205,20 +223,26 @@ fn wake(trial: &Trial, cluster: &Cluster, tag: &str) -> Result<Sample> {
     let check = Request::Check { key: &key, reads: Reads::Default };
     let index = client.ask(check, patience)?.0.index;
     let waiters = trial.connections;
-    let mut clients = Clients::connect(protocol, &[leader], waiters + 1)?;
-    for number in 0..waiters {
+    let asleep = resident(&cluster.pids())?;
+    let mut clients = Clients::none()?;
+    // Each asks at once: who opens a connection and says nothing is soon shown the door.
+    for _ in 0..waiters {
+        let number = clients.add(protocol, leader)?;
         clients.request(number, Request::Wait { key: &key, index })?;
     }
+    let writer = clients.add(protocol, leader)?;
     // A watch says that it is there; a blocking query says nothing, so it gets time to settle.
     if protocol == Protocol::Grpc {
         let settled = answers(&mut clients, waiters, Instant::now(), patience)?;
         ensure!(settled.total() == waiters as u64, "{} watches were opened", settled.total());
     }
-    let early = answers(&mut clients, 1, Instant::now(), Duration::from_millis(500))?;
+    let settling = Duration::from_millis(500 + waiters as u64 / 5);
+    let early = answers(&mut clients, 1, Instant::now(), settling)?;
     ensure!(early.total() == 0, "{} waits ended before the write", early.total());
+    let held = resident(&cluster.pids())?.saturating_sub(asleep);
     let before = Cpu::of(&cluster.pids())?;
     let start = Instant::now();
-    clients.request(waiters, Request::Put { key: &key, value: b"awake" })?;
+    clients.request(writer, Request::Put { key: &key, value: b"awake" })?;
     let woken = answers(&mut clients, waiters + 1, start, patience)?;
     let elapsed = start.elapsed();
     let after = Cpu::of(&cluster.pids())?;
@@ -229,6 +253,7 @@ fn wake(trial: &Trial, cluster: &Cluster, tag: &str) -> Result<Sample> {
         p99: woken.quantile(1.0),
         server_cpu: after.servers.saturating_sub(before.servers) / waiters as u32,
         client_busy: after.own.saturating_sub(before.own).as_secs_f64() / elapsed.as_secs_f64(),
+        waiting_bytes: Some(held as f64 / waiters as f64),
         errors: missing,
         first_error: (missing > 0).then(|| format!("{missing} of {waiters} waits didn't end")),
     })

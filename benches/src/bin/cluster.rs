@@ -10,14 +10,15 @@ use benches::{
     bound::Bound,
     report::Report,
     system::{Cluster, Programs, System},
-    trial::{Kind, TRIALS, Trial},
+    trial::{TRIALS, Trial},
 };
 use clap::Parser;
 
 /// Measures three servers of Proconsul, Consul and etcd in alternating runs. Only ratios taken in one run carry over.
 #[derive(Parser)]
 struct Options {
-    /// Only these systems (proconsul, consul, etcd, bound: a bare replicated append, what the box allows at best)
+    /// Only these systems (proconsul, consul, etcd, bound: a bare replicated append, what the box allows at best;
+    /// via-client: proconsul behind a client agent, measured only where it is named)
     #[arg(long, value_delimiter = ',')]
     systems: Vec<String>,
     /// Only loads whose names contain one of these
@@ -69,6 +70,9 @@ impl Options {
                 return self.systems.iter().any(|name| name == system.name());
             }
             let path = programs.path(*system);
+            if *system == System::ThroughClient {
+                return false;
+            }
             if !path.is_file() {
                 eprintln!("{} isn't measured: {} isn't there", system.name(), path.display());
             }
@@ -85,37 +89,48 @@ fn round(
     measure: Duration,
     report: &mut Report,
 ) -> Result<()> {
-    let trials = trials.iter().filter(|trial| trial.fits(system));
-    let (alone, together): (Vec<_>, Vec<_>) =
-        trials.partition(|trial| trial.kind == Kind::Start(1));
+    let trials = trials.iter().copied().filter(|trial| trial.fits(system));
+    let (alone, together): (Vec<&Trial>, Vec<_>) = trials.partition(|trial| trial.alone());
     for trial in alone {
-        let mut cluster = Cluster::start(system, 1, programs)?;
-        report.add(trial, system, trial.run(&mut cluster, "start", measure)?);
+        let mut cluster = Cluster::start(system, trial.servers(), programs)?;
+        measure_one(trial, &mut cluster, measure, report);
     }
     if together.is_empty() {
         return Ok(());
     }
     let mut cluster = Cluster::start(system, 3, programs)?;
     for trial in together {
-        eprint!("{:>9} {:<18}", system.name(), trial.name);
-        match trial.run(&mut cluster, trial.name, measure) {
-            Ok(sample) => {
-                let rate = sample.rate.unwrap_or_default();
-                let errors = sample.errors;
-                eprintln!(
-                    "{rate:9.0}/s  p50 {:?}  p99 {:?}  errors {errors}",
-                    sample.p50, sample.p99
-                );
-                report.add(trial, system, sample);
-            }
-            Err(error) => {
-                eprintln!("{error:#}");
-                report.fail(format!("{} {}: {error:#}", trial.name, system.name()));
-                cluster = Cluster::start(system, 3, programs)?;
-            }
+        if !measure_one(trial, &mut cluster, measure, report) {
+            cluster = Cluster::start(system, 3, programs)?;
         }
     }
     Ok(())
+}
+
+/// Runs a trial and reports on it; says whether it gave figures.
+fn measure_one(
+    trial: &Trial,
+    cluster: &mut Cluster,
+    measure: Duration,
+    report: &mut Report,
+) -> bool {
+    let system = cluster.system;
+    eprint!("{:>9} {:<23}", system.name(), trial.name);
+    match trial.run(cluster, trial.name, measure) {
+        Ok(sample) => {
+            if let Some(rate) = sample.rate {
+                eprint!("{rate:9.0}/s  ");
+            }
+            eprintln!("p50 {:?}  p99 {:?}  errors {}", sample.p50, sample.p99, sample.errors);
+            report.add(trial, system, sample);
+            true
+        }
+        Err(error) => {
+            eprintln!("{error:#}");
+            report.fail(format!("{} {}: {error:#}", trial.name, system.name()));
+            false
+        }
+    }
 }
 
 fn raise_open_files() {
