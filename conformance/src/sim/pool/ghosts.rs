@@ -207,6 +207,9 @@ impl Watch for Ghosts {
         for (name, holds) in serf::invariant::ALL {
             require(holds(serf), name, || format!("{serf:#?}"))?;
         }
+        for (name, holds) in swim::invariant::all() {
+            require(holds(&serf.swim), name, || format!("{serf:#?}"))?;
+        }
         self.only_the_owner_raises(&member.name, serf)?;
         self.beliefs_never_go_back(now, &member.name, serf, only_tables)?;
         self.prune_safety(&member.name, serf)
