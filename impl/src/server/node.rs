@@ -23,7 +23,8 @@ use tokio::sync::watch;
 
 use super::{
     Agreeing, Gauges, Request, Response, Server, Shared, agreement, coordinates, duties, forming,
-    health, lock, reads::Reads,
+    health, lock,
+    reads::{self, Reads},
 };
 use crate::{
     config::ServerSettings,
@@ -347,7 +348,7 @@ impl Server {
             id,
             clock,
             inbox: Arc::clone(&inbox),
-            reads: Reads::start(Arc::clone(&inbox)),
+            reads: Reads::start(Arc::clone(&inbox), reads::PATIENCE),
             published,
             watches,
             leadership,

@@ -19,7 +19,7 @@ const MOST_WAITING: usize = 65_536;
 /// The most reads that share an answer.
 const MOST_TOGETHER: usize = 4096;
 /// How long an answer may take before the next reads no longer wait for it: one that is lost is given up later.
-const PATIENCE: Duration = Duration::from_millis(20);
+pub(super) const PATIENCE: Duration = Duration::from_millis(20);
 
 type Reply = oneshot::Sender<Option<Index>>;
 
@@ -28,10 +28,10 @@ type Reply = oneshot::Sender<Option<Index>>;
 pub(super) struct Reads(mpsc::Sender<Reply>);
 
 impl Reads {
-    /// Starts the task that asks consensus; it ends when the answer of this is gone.
-    pub(super) fn start(consensus: Arc<GroupCommit<Input>>) -> Self {
+    /// Starts the task that asks consensus, with [`PATIENCE`]; it ends when this is gone.
+    pub(super) fn start(consensus: Arc<GroupCommit<Input>>, patience: Duration) -> Self {
         let (sender, asked) = mpsc::channel(MOST_WAITING);
-        tokio::spawn(ask(asked, consensus));
+        tokio::spawn(ask(asked, consensus, patience));
         Self(sender)
     }
 
@@ -44,7 +44,11 @@ impl Reads {
     }
 }
 
-async fn ask(mut asked: mpsc::Receiver<Reply>, consensus: Arc<GroupCommit<Input>>) {
+async fn ask(
+    mut asked: mpsc::Receiver<Reply>,
+    consensus: Arc<GroupCommit<Input>>,
+    patience: Duration,
+) {
     let mut together = Vec::new();
     while asked.recv_many(&mut together, MOST_TOGETHER).await > 0 {
         let (reply, mut answer) = oneshot::channel();
@@ -54,7 +58,7 @@ async fn ask(mut asked: mpsc::Receiver<Reply>, consensus: Arc<GroupCommit<Input>
             together.clear();
             continue;
         }
-        if let Ok(index) = timeout(PATIENCE, &mut answer).await {
+        if let Ok(index) = timeout(patience, &mut answer).await {
             tell(together.drain(..), index.ok().flatten());
             // Those who were told run first, and ask again: so more share the next answer.
             tokio::task::yield_now().await;
@@ -100,7 +104,9 @@ mod tests {
     #[tokio::test]
     async fn reads_that_come_while_the_leader_is_asked_share_the_next_answer() {
         let consensus = consensus();
-        let reads = Arc::new(Reads::start(Arc::clone(&consensus)));
+        // It is to wait for the answer however slowly this runs.
+        let patience = Duration::from_mins(1);
+        let reads = Arc::new(Reads::start(Arc::clone(&consensus), patience));
         let begin = |n: usize| -> Vec<_> {
             let read = || {
                 tokio::spawn({
@@ -132,7 +138,7 @@ mod tests {
     #[tokio::test]
     async fn a_lost_answer_keeps_nobody_waiting_but_those_it_was_for() {
         let consensus = consensus();
-        let reads = Reads::start(Arc::clone(&consensus));
+        let reads = Reads::start(Arc::clone(&consensus), PATIENCE);
         let mut first = Box::pin(reads.index());
         assert!(timeout(Duration::ZERO, &mut first).await.is_err());
         let lost = asked(&consensus).await;
@@ -147,7 +153,7 @@ mod tests {
     #[tokio::test]
     async fn reads_are_refused_where_consensus_takes_no_more() {
         let consensus = consensus();
-        let reads = Reads::start(Arc::clone(&consensus));
+        let reads = Reads::start(Arc::clone(&consensus), PATIENCE);
         consensus.close();
         assert!(matches!(reads.index().await, Err(ServerError::Unavailable(_))));
     }
