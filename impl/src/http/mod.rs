@@ -5,6 +5,7 @@
 //! | [`settings`] | what configuration says |
 //! | [`serve`](serve()) | connections: accepting, limiting, ending them |
 //! | `stream` | a connection and what it is doing |
+//! | `lane` | plain reads without hyper |
 //! | `park` | long polls that sleep away from their connections |
 //! | `route` | from a request's head to what is to be done |
 //! | [`path`], [`query`], [`go`] | paths, query strings, numbers and durations as Go reads them |
@@ -32,6 +33,7 @@ mod health;
 pub mod json;
 mod keyring;
 mod kv;
+mod lane;
 mod local;
 mod members;
 mod near;

@@ -236,14 +236,28 @@ impl Reply {
         std::str::from_utf8(&self.body).unwrap()
     }
 
+    /// Whether it ends its connection.
+    pub(crate) fn closes(&self) -> bool {
+        self.close
+    }
+
     /// Makes the answer that goes out; its headers go into `headers`, which has none yet.
-    pub(crate) fn finish(self, headers: HeaderMap, format: &Format<'_>) -> Response<Full<Bytes>> {
-        let Shape { routed, pretty, gzip: gzipped } = format.shape;
-        let mut response = Response::new(Full::default());
-        *response.status_mut() = self.status;
+    pub(crate) fn finish(
+        self,
+        mut headers: HeaderMap,
+        format: &Format<'_>,
+    ) -> Response<Full<Bytes>> {
+        let (status, body) = self.write(&mut headers, format);
+        let mut response = Response::new(Full::new(body));
+        *response.status_mut() = status;
         name_status(&mut response);
         *response.headers_mut() = headers;
-        let headers = response.headers_mut();
+        response
+    }
+
+    /// Writes the headers of what goes out into `headers`, which has none yet; gives its status and its body.
+    pub(crate) fn write(self, headers: &mut HeaderMap, format: &Format<'_>) -> (StatusCode, Bytes) {
+        let Shape { routed, pretty, gzip: gzipped } = format.shape;
         headers.reserve(8 + format.always.len());
         if routed {
             headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
@@ -277,8 +291,7 @@ impl Reply {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
             body = gzip(&body).into();
         }
-        *response.body_mut() = Full::new(body);
-        response
+        (self.status, body)
     }
 }
 

@@ -456,14 +456,26 @@ impl Action {
         }
     }
 
-    /// Carries out a read that waits for a change: the future holds no more than that takes.
+    /// Whether it is a read that waits for none.
+    pub(crate) fn reads_at_once(&self) -> bool {
+        let reads = matches!(
+            self,
+            Self::Kv(kv::Action::Read(..))
+                | Self::Catalog(..)
+                | Self::Health(..)
+                | Self::Coordinates(..)
+        );
+        reads && !self.polls()
+    }
+
+    /// Carries out a read, one that waits for a change or another: the future holds no more than that takes.
     pub(crate) async fn poll(self, inner: &Inner) -> Result<Reply, Refusal> {
         match self {
             Self::Kv(kv::Action::Read(read, options)) => blocking::ask(inner, read, options).await,
             Self::Catalog(read, options) => blocking::ask(inner, read, options).await,
             Self::Health(read, options) => blocking::ask(inner, read, options).await,
             Self::Coordinates(read, options) => blocking::ask(inner, read, options).await,
-            _ => Err(Failure::internal("not a read that waits").into()),
+            _ => Err(Failure::internal("not a read").into()),
         }
     }
 

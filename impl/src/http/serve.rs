@@ -29,8 +29,9 @@ use tokio::{
 };
 
 use super::{
-    Api, Origin,
+    Api, Kind, Origin,
     gateway::Outgoing,
+    lane::{Lane, Left},
     park::{Leaving, Parked},
     stream::{Listener, Phase, Socket, Watched},
 };
@@ -185,6 +186,10 @@ async fn connection(
                 _ = stream.socket.readable() => {}
                 _ = stopping.changed() => return,
             }
+            match in_lane(&api, &mut stream, remote, &mut stopping).await {
+                Left::ToHyper => {}
+                Left::Ended => return,
+            }
         }
         let mut connection = put_together(stream, service);
         let turn = tokio::select! {
@@ -219,6 +224,28 @@ async fn connection(
         }
     }
     drop(place);
+}
+
+/// Serves a connection without hyper, as far as that goes.
+async fn in_lane(
+    api: &Api,
+    stream: &mut Watched,
+    remote: Option<IpAddr>,
+    stopping: &mut watch::Receiver<bool>,
+) -> Left {
+    let Kind::Server(inner) = &api.0 else { return Left::ToHyper };
+    let lane = Lane::default();
+    // Boxed: it is gone while hyper serves, or a poll sleeps.
+    let mut serving = Box::pin(lane.serve(stream, inner, remote));
+    tokio::select! {
+        left = &mut serving => left,
+        _ = stopping.changed() => {
+            if lane.close() {
+                serving.await;
+            }
+            Left::Ended
+        }
+    }
 }
 
 type Hyper<S> = http1::Connection<TokioIo<Watched>, S>;

@@ -91,6 +91,14 @@ impl Socket {
         }
     }
 
+    /// Writes what the socket takes at once.
+    pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_write(bytes),
+            Self::Unix(stream) => stream.try_write(bytes),
+        }
+    }
+
     fn read_some(&self, more: &mut Vec<u8>) -> io::Result<usize> {
         let mut piece = [0; 1024];
         let length = match self {

@@ -9,6 +9,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+mod lane;
 mod polls;
 
 use super::{Api, Settings, serve};
