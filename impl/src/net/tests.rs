@@ -21,7 +21,10 @@ use super::{
 };
 
 const CLUSTER: ClusterId = ClusterId(7);
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Longer than a busy machine stands still.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// The terms of messages that only look for a connection; those that tests send are below.
+const PROBES: u64 = 1 << 32;
 
 #[derive(Debug, PartialEq)]
 enum Told {
@@ -152,24 +155,58 @@ impl Server {
         .await
     }
 
-    /// Sends until it arrives: the connection may still be on its way.
+    /// Sends until it arrives, as the connection may still be on its way; and takes all that was sent for that off `other`,
+    /// or the test would find it later among its own messages.
     async fn reach(&self, other: &Server, to: ServerId) {
         let started = Instant::now();
+        let mut probe = PROBES;
         loop {
-            self.transport.send_raft(to, &message(0));
+            self.transport.send_raft(to, &message(probe));
+            probe += 1;
             sleep(Duration::from_millis(2)).await;
             if let Ok(Told::Raft(..)) = other.told.try_recv() {
                 break;
             }
             assert!(started.elapsed() < PATIENCE, "no connection");
         }
-        sleep(Duration::from_millis(20)).await;
-        while other.told.try_recv().is_ok() {}
+        let last = message(probe);
+        assert!(self.transport.send_raft(to, &last));
+        let is_last = |told| matches!(told, Told::Raft(_, message) if message == last);
+        other.next(|told| is_last(told).then_some(())).await;
     }
 
-    async fn ask(&self, address: &str, request: &str, within: u64) -> Result<Bytes, RpcError> {
-        let deadline = Instant::now() + Duration::from_millis(within);
+    async fn ask(&self, address: &str, request: &str) -> Result<Bytes, RpcError> {
+        self.ask_within(address, request, PATIENCE).await
+    }
+
+    async fn ask_within(
+        &self,
+        address: &str,
+        request: &str,
+        within: Duration,
+    ) -> Result<Bytes, RpcError> {
+        let deadline = Instant::now() + within;
         self.transport.call(address, Bytes::copy_from_slice(request.as_bytes()), deadline).await
+    }
+
+    /// Waits until it has so many connections of this host.
+    async fn connections(&self, count: usize) {
+        let local = "127.0.0.1".parse().unwrap();
+        until(|| self.transport.shared.connections.count(local) == count).await;
+    }
+
+    /// Waits until it works on requests of so many bytes in all.
+    async fn serves(&self, bytes: usize) {
+        until(|| self.transport.shared.served_bytes.load(Ordering::Relaxed) == bytes).await;
+    }
+}
+
+/// Waits until it is so.
+async fn until(is_so: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < PATIENCE, "waited in vain");
+        sleep(Duration::from_millis(2)).await;
     }
 }
 
@@ -238,6 +275,14 @@ async fn lazy_peer(n: u128) -> (String, tokio::sync::mpsc::UnboundedReceiver<(Cl
     (address, receiver)
 }
 
+/// Reads a frame: its length, and so many bytes.
+async fn read_frame(stream: &mut TcpStream) {
+    let mut length = [0; 4];
+    timeout(PATIENCE, stream.read_exact(&mut length)).await.unwrap().unwrap();
+    let mut frame = vec![0; usize::try_from(u32::from_le_bytes(length)).unwrap()];
+    timeout(PATIENCE, stream.read_exact(&mut frame)).await.unwrap().unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_peer_costs_a_bounded_queue_and_delays_no_heartbeat() {
     let a = server_with(1, "127.0.0.1:0", |config| {
@@ -254,7 +299,12 @@ async fn a_slow_peer_costs_a_bounded_queue_and_delays_no_heartbeat() {
             (_, stream) => bulk = Some(stream),
         }
     }
-    sleep(Duration::from_millis(50)).await;
+    let (mut raft, mut bulk) = (raft.unwrap(), bulk.unwrap());
+    // What arrives shows that the queues have their connections: before that they take no more than their bounds.
+    for (stream, first) in [(&mut raft, message(0)), (&mut bulk, chunk(0, 10))] {
+        assert!(a.transport.send_raft(id(2), &first));
+        read_frame(stream).await;
+    }
     let accepted = (0..100).filter(|n| a.transport.send_raft(id(2), &chunk(*n, 1 << 20))).count();
     assert!(accepted < 40, "{accepted} MiB for a peer that reads nothing");
     let dropped_at_last = !a.transport.send_raft(id(2), &chunk(100, 1 << 20));
@@ -264,19 +314,17 @@ async fn a_slow_peer_costs_a_bounded_queue_and_delays_no_heartbeat() {
         assert!(a.transport.send_raft(id(2), &message(n)));
     }
     let (mut read, mut buffer) = (0, [0; 4096]);
-    let mut raft = raft.unwrap();
     while read < 50 * 7 {
         read += timeout(PATIENCE, raft.read(&mut buffer)).await.unwrap().unwrap();
     }
     // What was accepted arrives whole once the peer reads.
-    let mut bulk = bulk.unwrap();
     let mut buffer = vec![0; 1 << 20];
     let mut read = 0;
     while read < accepted << 20 {
         read += timeout(PATIENCE, bulk.read(&mut buffer)).await.unwrap().unwrap();
     }
-    sleep(Duration::from_millis(50)).await;
-    assert!(a.transport.send_raft(id(2), &chunk(101, 10)));
+    // And what comes then is taken again.
+    until(|| a.transport.send_raft(id(2), &chunk(101, 10))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -288,16 +336,19 @@ async fn a_broken_connection_is_told_at_once_and_made_again() {
     let killed = Instant::now();
     b.transport.shutdown();
     a.next(|told| (told == Told::Unreachable(id(2))).then_some(())).await;
-    assert!(killed.elapsed() < Duration::from_millis(50), "{:?}", killed.elapsed());
-    // Nobody listens: told again and again.
+    // A connection whose end isn't seen breaks after 8 s.
+    assert!(killed.elapsed() < Duration::from_secs(3), "{:?}", killed.elapsed());
+    // Nobody listens: told again and again. That takes a second and a half; twice as long each time, it would be 40 s.
     drop(b);
-    for _ in 0..3 {
+    let gone = Instant::now();
+    for _ in 0..12 {
         a.next(|told| (told == Told::Unreachable(id(2))).then_some(())).await;
     }
+    assert!(gone.elapsed() < Duration::from_secs(15), "{:?}", gone.elapsed());
     let b = server_with(2, &address, |_| {}).await;
     let back = Instant::now();
     a.reach(&b, id(2)).await;
-    assert!(back.elapsed() < Duration::from_millis(500), "{:?}", back.elapsed());
+    assert!(back.elapsed() < Duration::from_secs(5), "{:?}", back.elapsed());
     a.transport.send_raft(id(2), &message(5));
     assert_eq!(b.next_message().await, message(5));
 }
@@ -316,7 +367,7 @@ async fn another_cluster_and_another_server_are_refused_with_the_reason() {
         })
         .await;
     assert_eq!(refusal, Refusal::Cluster { belongs_to: Some(other) });
-    let error = a.ask(&b.address(), "x", 1000).await.unwrap_err();
+    let error = a.ask(&b.address(), "x").await.unwrap_err();
     assert!(error.is_never_sent());
     assert_eq!(
         error.to_string(),
@@ -346,7 +397,7 @@ async fn raft_waits_until_the_server_has_a_cluster() {
     let a = server_with(1, "127.0.0.1:0", |config| config.cluster = None).await;
     let b = server(2).await;
     a.peers(&[(id(2), b.address())]);
-    assert_eq!(a.ask(&b.address(), "who are you", 2000).await.unwrap(), "who are you");
+    assert_eq!(a.ask(&b.address(), "who are you").await.unwrap(), "who are you");
     sleep(Duration::from_millis(30)).await;
     assert!(b.told.try_recv().is_err() && a.told.try_recv().is_err());
     a.transport.set_cluster(Some(CLUSTER));
@@ -357,18 +408,24 @@ async fn raft_waits_until_the_server_has_a_cluster() {
 async fn many_calls_share_a_connection_and_return_in_any_order() {
     let (a, b) = (server(1).await, server(2).await);
     let address = b.address();
-    let slow = a.ask(&address, "sleep 200", 3000);
-    let fast = async {
-        sleep(Duration::from_millis(20)).await;
-        let started = Instant::now();
-        for n in 0..200 {
-            let request = format!("request {n}");
-            assert_eq!(a.ask(&address, &request, 3000).await.unwrap(), request);
-        }
-        assert!(started.elapsed() < Duration::from_millis(180), "behind the slow one");
+    let slowest = a.ask_within(&address, "sleep 60000", Duration::from_mins(2));
+    let others = async {
+        b.serves("sleep 60000".len()).await;
+        let slow = a.ask(&address, "sleep 200");
+        let fast = async {
+            for n in 0..200 {
+                let request = format!("request {n}");
+                assert_eq!(a.ask(&address, &request).await.unwrap(), request);
+            }
+        };
+        let (slow, ()) = tokio::join!(slow, fast);
+        assert_eq!(slow.unwrap(), "sleep 200");
     };
-    let (slow, ()) = tokio::join!(slow, fast);
-    assert_eq!(slow.unwrap(), "sleep 200");
+    // No clock tells whether the others wait behind it: it is still under way when all of them have their answers.
+    tokio::select! {
+        slowest = slowest => panic!("the slowest one is first: {slowest:?}"),
+        () = others => {}
+    }
     let count = b.transport.shared.connections.count("127.0.0.1".parse().unwrap());
     assert_eq!(count, 1);
 }
@@ -377,7 +434,7 @@ async fn many_calls_share_a_connection_and_return_in_any_order() {
 async fn a_call_learns_whether_it_was_sent() {
     let (a, b) = (server(1).await, server(2).await);
     let nobody = free_address().await;
-    let error = a.ask(&nobody, "x", 1000).await.unwrap_err();
+    let error = a.ask(&nobody, "x").await.unwrap_err();
     assert!(error.is_never_sent());
     assert_eq!(
         error.to_string(),
@@ -385,14 +442,20 @@ async fn a_call_learns_whether_it_was_sent() {
             "rpc error getting client: failed to get conn: dial tcp {nobody}: connect: connection refused"
         )
     );
+    // Its time is short: it must not go by while the connection is made.
+    assert_eq!(a.ask(&b.address(), "x").await.unwrap(), "x");
     let started = Instant::now();
-    let error = a.ask(&b.address(), "never", 100).await.unwrap_err();
+    let within = Duration::from_millis(500);
+    let error = a.ask_within(&b.address(), "never", within).await.unwrap_err();
     assert_eq!(error.to_string(), "rpc error making call: i/o deadline reached");
-    assert!(!error.is_never_sent() && started.elapsed() < Duration::from_millis(400));
+    assert!(!error.is_never_sent() && started.elapsed() < Duration::from_secs(5));
+    // The server gives it up as well.
+    b.serves(0).await;
     let address = b.address();
-    let call = a.ask(&address, "never", 5000);
+    let call = a.ask(&address, "never");
     let kill = async {
-        sleep(Duration::from_millis(50)).await;
+        // What the server hasn't read when it closes would make a reset of its end.
+        b.serves("never".len()).await;
         b.transport.shutdown();
     };
     let (result, ()) = tokio::join!(call, kill);
@@ -402,7 +465,7 @@ async fn a_call_learns_whether_it_was_sent() {
     // A new server at that address is reached by a new connection.
     drop(b);
     let b = server_with(2, &address, |_| {}).await;
-    assert_eq!(a.ask(&b.address(), "again", 1000).await.unwrap(), "again");
+    assert_eq!(a.ask(&b.address(), "again").await.unwrap(), "again");
     assert_eq!(a.transport.shared.clients.in_flight(), 0);
 }
 
@@ -412,17 +475,17 @@ async fn a_request_beyond_the_limits_is_answered_and_not_looked_at() {
     let b = server_with(2, "127.0.0.1:0", |config| config.max_calls_per_connection = 2).await;
     let address = b.address();
     let busy = async {
-        sleep(Duration::from_millis(50)).await;
-        a.ask(&address, "x", 1000).await
+        b.serves(2 * "sleep 3000".len()).await;
+        a.ask(&address, "x").await
     };
     let (first, second, third) =
-        tokio::join!(a.ask(&address, "sleep 150", 2000), a.ask(&address, "sleep 150", 2000), busy);
-    assert_eq!((first.unwrap(), second.unwrap()), ("sleep 150".into(), "sleep 150".into()));
+        tokio::join!(a.ask(&address, "sleep 3000"), a.ask(&address, "sleep 3000"), busy);
+    assert_eq!((first.unwrap(), second.unwrap()), ("sleep 3000".into(), "sleep 3000".into()));
     assert_eq!(third, Err(RpcError::Overloaded));
     let large = Bytes::from(vec![0; spec::codec::RPC_LIMIT]);
     let deadline = Instant::now() + PATIENCE;
     assert_eq!(a.transport.call(&address, large, deadline).await, Err(RpcError::TooLong));
-    assert_eq!(a.ask(&address, "still there", 1000).await.unwrap(), "still there");
+    assert_eq!(a.ask(&address, "still there").await.unwrap(), "still there");
     assert_eq!(b.transport.shared.served_bytes.load(Ordering::Relaxed), 0);
 }
 
@@ -442,8 +505,13 @@ async fn ends(mut stream: TcpStream) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn garbage_ends_its_connection_and_nothing_else() {
-    let (a, b) = (server(1).await, server(2).await);
-    assert_eq!(a.ask(&b.address(), "before", 1000).await.unwrap(), "before");
+    let a = server(1).await;
+    // It isn't the time for a hello that ends them.
+    let b = server_with(2, "127.0.0.1:0", |config| {
+        config.handshake_timeout = Duration::from_hours(1);
+    })
+    .await;
+    assert_eq!(a.ask(&b.address(), "before").await.unwrap(), "before");
     // Before the hello: Consul's own first byte, an HTTP request, our magic with nonsense behind it.
     for bytes in [
         &[0; 64][..],
@@ -473,7 +541,7 @@ async fn garbage_ends_its_connection_and_nothing_else() {
     let mut stream = raw(&b, Class::Raft).await;
     stream.write_all(&heartbeat).await.unwrap();
     assert_eq!(b.next_message().await, message(1));
-    assert_eq!(a.ask(&b.address(), "after", 1000).await.unwrap(), "after");
+    assert_eq!(a.ask(&b.address(), "after").await.unwrap(), "after");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -481,19 +549,22 @@ async fn connections_of_an_address_and_their_hellos_are_limited() {
     let a = server(1).await;
     let b = server_with(2, "127.0.0.1:0", |config| {
         config.max_conns_per_client = 2;
-        config.handshake_timeout = Duration::from_millis(100);
+        // The one that says nothing must be there until two others have been greeted.
+        config.handshake_timeout = Duration::from_secs(2);
     })
     .await;
     let silent = TcpStream::connect(b.address()).await.unwrap();
     let served = raw(&b, Class::Rpc).await;
-    let error = a.ask(&b.address(), "x", 1000).await.unwrap_err();
+    let error = a.ask(&b.address(), "x").await.unwrap_err();
     assert!(
         matches!(error, RpcError::Refused { refusal: Refusal::TooManyConnections, .. }),
         "{error}"
     );
     // The one that says nothing is dropped in time, and makes room.
     ends(silent).await;
-    assert_eq!(a.ask(&b.address(), "x", 1000).await.unwrap(), "x");
+    // Its end is seen before it is counted off.
+    b.connections(1).await;
+    assert_eq!(a.ask(&b.address(), "x").await.unwrap(), "x");
     drop(served);
 }
 
@@ -502,13 +573,9 @@ async fn a_shutdown_ends_every_connection() {
     let (a, b) = (server(1).await, server(2).await);
     a.peers(&[(id(2), b.address())]);
     a.reach(&b, id(2)).await;
-    assert_eq!(a.ask(&b.address(), "x", 1000).await.unwrap(), "x");
-    let local = "127.0.0.1".parse().unwrap();
-    assert_eq!(b.transport.shared.connections.count(local), 3);
+    assert_eq!(a.ask(&b.address(), "x").await.unwrap(), "x");
+    // For Raft, for chunks and for calls.
+    b.connections(3).await;
     drop(a);
-    let started = Instant::now();
-    while b.transport.shared.connections.count(local) > 0 {
-        assert!(started.elapsed() < PATIENCE, "connections stay");
-        sleep(Duration::from_millis(2)).await;
-    }
+    b.connections(0).await;
 }
