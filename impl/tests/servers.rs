@@ -17,6 +17,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::JoinHandle,
+    time::Instant,
 };
 
 /// Ports that nobody has now; the listener that finds them is closed before the server opens its own.
@@ -47,18 +48,43 @@ fn set(key: &str, value: &str) -> Command {
 }
 
 async fn voters(server: &Server) -> usize {
-    let configuration = server.raft_configuration(true).await.unwrap();
+    let Ok(configuration) = server.raft_configuration(true).await else { return 0 };
     configuration.servers.iter().filter(|server| server.voter).count()
 }
 
+/// How long anything may take, on a machine that stands still now and then.
+const PATIENCE: Duration = Duration::from_mins(1);
+
 async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    for _ in 0..400 {
-        if holds().await {
-            return;
+    let start = Instant::now();
+    while !holds().await {
+        assert!(start.elapsed() < PATIENCE, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+}
+
+/// Asks until it is done. A machine that stands still for a moment elects another leader, and a request that was under way
+/// has an open outcome: all that is asked for here may happen twice.
+async fn done<R>(mut ask: impl AsyncFnMut() -> Result<R, ServerError>) -> R {
+    let start = Instant::now();
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(
+                ServerError::OutcomeUnknown(_)
+                | ServerError::NoLeader
+                | ServerError::Unavailable(_),
+            ) if start.elapsed() < PATIENCE => {}
+            Err(error) => panic!("{error:?}"),
         }
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
-    panic!("never: {what}");
+}
+
+/// Writes through a server until that is acknowledged.
+async fn set_until_done(server: &Server, key: &str, value: &str) {
+    let (_, outcome) = done(async || server.propose(set(key, value)).await).await;
+    assert_eq!(outcome, Outcome::Applied(true), "{key}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -74,24 +100,33 @@ async fn three_servers_replicate_survive_their_leader_and_restart_from_disk() {
     // A write through each server is seen by a linearizable read at every other.
     for (n, server) in servers.iter().enumerate() {
         let key = format!("through/{n}");
-        let (_, outcome) = server.propose(set(&key, "v")).await.unwrap();
-        assert_eq!(outcome, Outcome::Applied(true));
+        set_until_done(server, &key, "v").await;
         for reader in &servers {
-            let view = reader.read(Consistency::Default).await.unwrap();
-            assert!(view.state.kv_get(key.as_bytes()).1.is_some(), "{key}");
-            assert!(view.known_leader);
+            until("a read that knows a leader", async || {
+                let view = done(async || reader.read(Consistency::Default).await).await;
+                assert!(view.state.kv_get(key.as_bytes()).1.is_some(), "{key}");
+                view.known_leader
+            })
+            .await;
         }
     }
-    let names: Vec<_> = servers[1].status().peers.into_iter().map(|peer| peer.leader).collect();
-    assert_eq!(names.iter().filter(|leads| **leads).count(), 1);
+    until("one leader", async || {
+        servers[1].status().peers.iter().filter(|peer| peer.leader).count() == 1
+    })
+    .await;
 
     // Without its leader the cluster elects another and goes on.
-    let leader = servers.iter().position(|server| server.status().is_leader).unwrap();
-    let gone = servers.remove(leader);
+    let leads = |server: &Server| server.status().is_leader;
+    let mut leader = None;
+    until("a leader", async || {
+        leader = servers.iter().position(leads);
+        leader.is_some()
+    })
+    .await;
+    let gone = servers.remove(leader.unwrap());
     gone.shutdown().await;
     drop(gone);
-    let (_, outcome) = servers[0].propose(set("after", "the leader")).await.unwrap();
-    assert_eq!(outcome, Outcome::Applied(true));
+    set_until_done(&servers[0], "after", "the leader").await;
 
     // All restart from their disks; nothing that was acknowledged is gone.
     for server in servers.drain(..) {
@@ -101,17 +136,17 @@ async fn three_servers_replicate_survive_their_leader_and_restart_from_disk() {
         servers.push(Server::start(settings(n, &addresses, directory.path())).await.unwrap());
     }
     for server in &servers {
-        let view = server.read(Consistency::Consistent).await.unwrap();
+        let view = done(async || server.read(Consistency::Consistent).await).await;
         for key in ["through/0", "through/1", "through/2", "after"] {
             assert!(view.state.kv_get(key.as_bytes()).1.is_some(), "{key}");
         }
     }
 
     // A state saved is put back, on all servers.
-    let archive = servers[0].save_snapshot(false).await.unwrap();
-    servers[1].propose(set("later", "gone")).await.unwrap();
-    servers[2].restore_snapshot(archive.bytes).await.unwrap();
-    let view = servers[1].read(Consistency::Default).await.unwrap();
+    let archive = done(async || servers[0].save_snapshot(false).await).await;
+    set_until_done(&servers[1], "later", "gone").await;
+    done(async || servers[2].restore_snapshot(archive.bytes.clone()).await).await;
+    let view = done(async || servers[1].read(Consistency::Default).await).await;
     assert!(view.state.kv_get(b"later").1.is_none());
     assert!(view.state.kv_get(b"after").1.is_some());
     for server in servers {
@@ -188,9 +223,9 @@ async fn a_server_whose_state_is_wrong_stops_serving_and_the_others_go_on() {
     let (one, two) = (one.unwrap(), two.unwrap());
     let bad = Server::start(settings(2)).await.unwrap();
     until("three voters", async || voters(&one).await == 3).await;
-    one.propose(set("before", "right")).await.unwrap();
+    set_until_done(&one, "before", "right").await;
     for n in 0..20 {
-        one.propose(set("count", &n.to_string())).await.unwrap();
+        set_until_done(&one, "count", &n.to_string()).await;
     }
     until("a snapshot", async || bad.status().last_snapshot_index > 16).await;
     for server in [&one, &two, &bad] {
@@ -209,7 +244,7 @@ async fn a_server_whose_state_is_wrong_stops_serving_and_the_others_go_on() {
             async move { ask(api, "GET", "/v1/kv/before?stale&index=1000000&wait=60s").await },
         );
     for n in 0..9 {
-        one.propose(set("count", &n.to_string())).await.unwrap();
+        set_until_done(&one, "count", &n.to_string()).await;
     }
     until("it is found", async || bad.status().diverged.is_some()).await;
     assert_refuses(&bad, &data_dir).await;
@@ -234,8 +269,8 @@ async fn a_server_whose_state_is_wrong_stops_serving_and_the_others_go_on() {
     let _ = one.transfer_leadership(Some(bad.status().node_id)).await;
     until("another leads", async || one.status().is_leader || two.status().is_leader).await;
     for server in [&one, &two] {
-        server.propose(set("after", "right")).await.unwrap();
-        let view = server.read(Consistency::Default).await.unwrap();
+        set_until_done(server, "after", "right").await;
+        let view = done(async || server.read(Consistency::Default).await).await;
         let entry = view.state.kv_get(b"before").1.unwrap();
         assert_eq!(*entry.value, *b"right");
         assert_eq!(server.status().diverged, None);
@@ -250,7 +285,7 @@ async fn a_server_whose_state_is_wrong_stops_serving_and_the_others_go_on() {
     drop(bad);
     let bad = Server::start(settings(2)).await.unwrap();
     for n in 0..9 {
-        one.propose(set("count", &n.to_string())).await.unwrap();
+        set_until_done(&one, "count", &n.to_string()).await;
     }
     until("it is found again", async || bad.status().diverged.is_some()).await;
     assert_refuses(&bad, &data_dir).await;
@@ -262,9 +297,9 @@ async fn a_server_whose_state_is_wrong_stops_serving_and_the_others_go_on() {
     let new = Server::start(settings(2)).await.unwrap();
     until("it votes again", async || voters(&one).await == 3).await;
     for n in 0..9 {
-        new.propose(set("count", &n.to_string())).await.unwrap();
+        set_until_done(&new, "count", &n.to_string()).await;
     }
-    let view = new.read(Consistency::Default).await.unwrap();
+    let view = done(async || new.read(Consistency::Default).await).await;
     assert_eq!(*view.state.kv_get(b"before").1.unwrap().value, *b"right");
     assert_eq!(new.status().diverged, None);
     for server in [one, two, new] {
