@@ -240,7 +240,8 @@ async fn an_agent_that_knows_no_server_says_so_at_once_and_learns_of_them_as_the
     let answer = raw(through, "GET /v1/kv/a HTTP/1.1", b"").await;
     assert!(answer.starts_with("HTTP/1.1 500 Internal Server Error"), "{answer}");
     assert!(answer.ends_with("\r\n\r\nNo known Consul servers"), "{answer}");
-    assert!(start.elapsed() < Duration::from_secs(1));
+    // It would be held for 7 s.
+    assert!(start.elapsed() < Duration::from_secs(5));
     let one = alone(Settings::default()).await;
     known.send_replace(KnownServers::at(std::slice::from_ref(&one.rpc)));
     while client.known_servers() == 0 {
@@ -296,7 +297,7 @@ async fn servers_that_belong_to_no_cluster_are_no_leaders_to_ask() {
     assert_eq!(ForwardError::NoCluster.to_string(), "No cluster leader");
     // Another that has one is asked instead.
     let one = alone(Settings::default()).await;
-    let found = client_with(&settings, &[address.to_string(), one.rpc]);
+    let found = client(&[address.to_string(), one.rpc]);
     for _ in 0..20 {
         assert_eq!(found.call(put("/v1/kv/a", "1")).await.unwrap().status(), 200);
     }
@@ -321,13 +322,12 @@ async fn a_rate_that_is_exceeded_is_told_without_asking_a_server() {
 
 /// Waits until so many polls wait at this server.
 async fn parked(server: &Server, count: usize) {
-    for _ in 0..1000 {
-        if server.watches().len() == count {
-            return;
-        }
+    let start = Instant::now();
+    while server.watches().len() != count {
+        let in_time = start.elapsed() < Duration::from_mins(1);
+        assert!(in_time, "{} wait, not {count}", server.watches().len());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("{} wait, not {count}", server.watches().len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -475,17 +475,17 @@ async fn a_server_that_stops_lets_its_polls_go_and_they_wait_on_elsewhere() {
     let start = Instant::now();
     let poll =
         tokio::spawn(
-            async move { raw(through, "GET /v1/kv/a?index=1000&wait=4s HTTP/1.1", b"").await },
+            async move { raw(through, "GET /v1/kv/a?index=1000&wait=6s HTTP/1.1", b"").await },
         );
     parked(&one.server, 1).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     one.tunnels.stop(Duration::from_secs(1)).await;
     parked(&one.server, 0).await;
-    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     // In all it waits as long as it asked for, and up to a sixteenth more: not as long again.
     assert_eq!(status(&poll.await.unwrap()), "404");
     let waited = start.elapsed();
-    assert!(waited >= Duration::from_secs(4) && waited < Duration::from_secs(5), "{waited:?}");
+    assert!(waited >= Duration::from_secs(6) && waited < Duration::from_secs(10), "{waited:?}");
     // Whoever comes now isn't taken, so a write finds the other.
     assert_eq!(client.call(put("/v1/kv/a", "1")).await.unwrap().body(), "true");
 }
