@@ -40,8 +40,6 @@ use super::{
 const TICK: Duration = Duration::from_millis(500);
 /// How long a connection may do nothing between two requests.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(15);
-/// How long requests may take to end when the agent stops; long polls don't.
-const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the refusal of a connection may take.
 const REFUSAL_TIMEOUT: Duration = Duration::from_millis(100);
 /// How many refusals may be under way at once; beyond that connections are just closed.
@@ -147,7 +145,7 @@ impl Connections {
     async fn stop(mut self) {
         self.stopping.send_replace(true);
         let ended = async { while self.tasks.join_next().await.is_some() {} };
-        if timeout(STOP_TIMEOUT, ended).await.is_err() {
+        if timeout(self.api.settings().stop_timeout, ended).await.is_err() {
             self.tasks.shutdown().await;
         }
     }

@@ -64,6 +64,8 @@ pub struct Settings {
     pub disable_http_unprintable_char_filter: bool,
     /// How long a client may take for a request's head.
     pub head_timeout: Duration,
+    /// How long requests may take to end when the agent stops; long polls don't.
+    pub stop_timeout: Duration,
 }
 
 impl Settings {
@@ -113,6 +115,7 @@ impl Default for Settings {
             max_query_time: Duration::from_mins(10),
             disable_http_unprintable_char_filter: false,
             head_timeout: Duration::from_secs(10),
+            stop_timeout: Duration::from_secs(1),
         }
     }
 }

@@ -133,6 +133,17 @@ async fn put(agent: &Agent, path: &str, body: &[u8]) -> Answer {
     request(agent, "PUT", path, "", body).await
 }
 
+/// Waits until so many watches of long polls are there.
+async fn asleep(agent: &Agent, count: usize) {
+    let sleeping = async {
+        while agent.server.watches().len() != count {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let in_time = timeout(Duration::from_secs(20), sleeping).await.is_ok();
+    assert!(in_time, "{} watches instead of {count}", agent.server.watches().len());
+}
+
 const TEXT: Option<&str> = Some("text/plain; charset=utf-8");
 const JSON: Option<&str> = Some("application/json");
 const HTML: Option<&str> = Some("text/html; charset=utf-8");
