@@ -101,15 +101,17 @@ async fn long_polls_of_the_catalog_wake_for_what_they_ask_and_not_for_others() {
     let failing = r#"{"Node":"ext1","SkipNodeUpdate":true,
         "Check":{"CheckID":"c","Name":"c","Status":"critical"}}"#;
     let (node, checks, state, both, nodes, ()) = tokio::join!(
-        get(&agent, "/v1/catalog/node/zz-other?index=4&wait=400ms"),
+        get(&agent, "/v1/catalog/node/zz-other?index=4&wait=3s"),
         get(&agent, "/v1/health/node/ext1?index=4&wait=10s"),
         get(&agent, "/v1/health/state/critical?index=4&wait=10s"),
         get(&agent, "/v1/health/state/any?index=4&wait=10s&node-meta=external-node:true"),
         get(&agent, "/v1/catalog/nodes?index=4&wait=10s"),
         async {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            // One each, and two of the one that depends on nodes and checks.
+            asleep(&agent, 6).await;
             register(&agent, other).await;
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            // That one and the one of all nodes are answered before anything else changes.
+            asleep(&agent, 3).await;
             register(&agent, failing).await;
         }
     );
