@@ -71,8 +71,45 @@ impl Observer for Watcher {
     }
 }
 
-/// Starts three servers; gives the leader's inbox.
-fn cluster(scratch: &Path) -> Inbox {
+/// Three servers, and which of them said last that it leads.
+struct Cluster {
+    inboxes: Arc<BTreeMap<ServerId, Inbox>>,
+    leader: Arc<Mutex<Option<ServerId>>>,
+}
+
+impl Cluster {
+    fn leader(&self) -> Option<&Inbox> {
+        let leader = *self.leader.lock().unwrap_or_else(PoisonError::into_inner);
+        self.inboxes.get(&leader?)
+    }
+
+    /// Proposes these, all at once, until each is committed: a machine that stands still for a moment elects another leader.
+    fn commit(&self, mut numbers: Vec<u64>) {
+        for _ in 0..1000 {
+            let leader = self.leader().expect("a leader");
+            let propose = |number: &u64| {
+                let (reply, answer) = oneshot::channel();
+                let input = Input::Propose { payload: payload(*number), reply };
+                assert!(leader.push(input).is_ok(), "the leader stopped");
+                answer
+            };
+            let answers: Vec<_> = numbers.iter().map(propose).collect();
+            let open = numbers.into_iter().zip(answers).filter_map(|(number, answer)| {
+                let committed = answer.blocking_recv().expect("an answer").is_ok();
+                (!committed).then_some(number)
+            });
+            numbers = open.collect();
+            if numbers.is_empty() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("no leader commits");
+    }
+}
+
+/// Starts three servers, and waits until one of them leads.
+fn cluster(scratch: &Path) -> Cluster {
     let ids: Vec<_> = (1..=3).map(|node| ServerId::new(node, 1)).collect();
     let inbox = || Arc::new(GroupCommit::new(1 << 16, 1 << 30));
     let inboxes: Arc<BTreeMap<_, _>> = Arc::new(ids.iter().map(|id| (*id, inbox())).collect());
@@ -86,9 +123,10 @@ fn cluster(scratch: &Path) -> Inbox {
     for inbox in inboxes.values() {
         assert!(inbox.push(Input::Form(Arc::clone(&configuration))).is_ok());
     }
+    let cluster = Cluster { inboxes, leader };
     for _ in 0..6000 {
-        if let Some(leader) = *leader.lock().unwrap_or_else(PoisonError::into_inner) {
-            return Arc::clone(&inboxes[&leader]);
+        if cluster.leader().is_some() {
+            return cluster;
         }
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -150,25 +188,16 @@ fn main() {
     let scratch = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench-replication");
     std::fs::create_dir_all(&scratch).expect("a scratch directory");
     let data = tempfile::tempdir_in(scratch).expect("data directories");
-    let leader = cluster(data.path());
+    let cluster = cluster(data.path());
     let mut number = 0;
     let mut group = criterion.benchmark_group("replication/three-servers");
     for count in [1, 64] {
         group.throughput(Throughput::Elements(count));
         group.bench_function(format!("{count}"), |bench| {
             bench.iter(|| {
-                let answers: Vec<_> = (0..count)
-                    .map(|_| {
-                        number += 1;
-                        let (reply, answer) = oneshot::channel();
-                        let input = Input::Propose { payload: payload(number), reply };
-                        assert!(leader.push(input).is_ok(), "the leader stopped");
-                        answer
-                    })
-                    .collect();
-                for answer in answers {
-                    answer.blocking_recv().expect("an answer").expect("a committed write");
-                }
+                let numbers = (number + 1..=number + count).collect();
+                number += count;
+                cluster.commit(numbers);
             });
         });
     }
