@@ -1,11 +1,14 @@
 //! The lists beside the cases: pending steps, deliberate differences, values that vary.
 
-use std::{fs, path::Path};
+use std::{fs, ops::Range, path::Path};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 
 use super::compare::Finding;
+
+/// The field that is about how long an answer took.
+const ELAPSED: &str = "elapsed";
 
 /// A step that needs what isn't built yet.
 #[derive(Clone, Debug, Deserialize)]
@@ -28,7 +31,8 @@ pub struct Difference {
     pub step: String,
     /// What of the answer: `status`, `header NAME`, `body`, `exit`, `elapsed`, a name of a tree. `*` as above.
     pub field: String,
-    /// What it is in place of what was recorded: empty where it isn't there. `*` as above.
+    /// What it is in place of what was recorded: empty where it isn't there. `*` as above. Of `elapsed`, between how many
+    /// seconds it lies, as `3..6`.
     pub instead: String,
     /// Why.
     pub reason: String,
@@ -65,12 +69,29 @@ impl Lists {
             let path = folder.join(file);
             let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
             let lists: Self = toml::from_str(&text).with_context(|| path.display().to_string())?;
+            for difference in lists.difference.iter().filter(|d| d.field == ELAPSED) {
+                let Difference { step, instead, .. } = difference;
+                ensure!(bounds(instead).is_some(), "{step}: {instead:?} is no range of seconds");
+            }
             all.pending.extend(lists.pending);
             all.difference.extend(lists.difference);
             all.variable.extend(lists.variable);
         }
         Ok(all)
     }
+
+    /// Between how many seconds a step takes where that differs on purpose, and which of the differences says so.
+    pub fn elapsed(&self, step: &str) -> Option<(usize, Range<f64>)> {
+        let mut all = self.difference.iter().enumerate();
+        let (at, difference) = all.find(|(_, d)| d.field == ELAPSED && matches(&d.step, step))?;
+        Some((at, bounds(&difference.instead)?))
+    }
+}
+
+/// A range of seconds, as `3..6`.
+fn bounds(text: &str) -> Option<Range<f64>> {
+    let (start, end) = text.split_once("..")?;
+    Some(start.parse().ok()?..end.parse().ok()?)
 }
 
 impl Difference {

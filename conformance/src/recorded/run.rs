@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, thread};
 use anyhow::{Result, bail, ensure};
 
 use super::{
-    compare::{Finding, Relations, compare},
+    compare::{Finding, Relations, compare, compare_elapsed},
     folder,
     lists::{Lists, Variable, matches},
     parse::{Case, Step, read_folder},
@@ -175,15 +175,24 @@ impl<'a> Story<'a> {
     fn judge(&mut self, step: &Step, observed: Result<Observed>) {
         let variables = variables(&self.lists.variable, &step.name);
         let mut trial = self.relations.clone();
+        let mut used: BTreeSet<usize> = BTreeSet::new();
         let found = match observed {
-            Ok(observed) => compare(step, &observed, &variables, &mut trial),
+            Ok(observed) => {
+                let mut found = compare(step, &observed, &variables, &mut trial);
+                let (told, instead) = self.lists.elapsed(&step.name).unzip();
+                let elapsed = compare_elapsed(step, &observed, &variables, instead.as_ref());
+                if elapsed.is_none() {
+                    used.extend(told);
+                }
+                found.extend(elapsed);
+                found
+            }
             Err(error) => vec![Finding {
                 field: "answer".to_owned(),
                 recorded: "one".to_owned(),
                 observed: format!("{error:#}"),
             }],
         };
-        let mut used: BTreeSet<usize> = BTreeSet::new();
         let left: Vec<Finding> = found
             .into_iter()
             .filter(|finding| {

@@ -116,10 +116,34 @@ fn an_answer_that_should_have_waited_or_should_not_have_is_found() {
     let answer = step(RECORDED, 0.0).answer;
     let found = |recorded: f64, observed: f64| {
         let observed = Observed { answer: answer.clone(), elapsed: observed };
-        compare(&step(RECORDED, recorded), &observed, &[], &mut Relations::default()).len()
+        compare_elapsed(&step(RECORDED, recorded), &observed, &[], None).is_some()
     };
-    assert_eq!((found(2.09, 2.1), found(0.01, 0.3)), (0, 0));
-    assert_eq!((found(2.09, 0.1), found(0.01, 5.0), found(1.02, 10.0)), (1, 1, 1));
+    assert_eq!((found(2.09, 2.1), found(0.01, 0.3)), (false, false));
+    assert_eq!((found(2.09, 0.1), found(0.01, 5.0), found(1.02, 10.0)), (true, true, true));
+}
+
+#[test]
+fn where_another_time_is_told_the_recorded_one_is_found() {
+    let step = step(RECORDED, 1.03);
+    let found = |elapsed: f64, instead: &Range<f64>| {
+        let observed = Observed { answer: step.answer.clone(), elapsed };
+        compare_elapsed(&step, &observed, &[], Some(instead)).map(|finding| finding.recorded)
+    };
+    let instead = 3.0..6.0;
+    assert_eq!((found(3.0, &instead), found(4.9, &instead)), (None, None));
+    assert_eq!(found(1.03, &instead).as_deref(), Some("3..6"));
+    assert_eq!(found(7.0, &instead).as_deref(), Some("3..6"));
+}
+
+#[test]
+fn a_command_may_take_long_to_load_and_not_as_long_as_it_likes() {
+    let answer = Answer::Text { output: String::new(), exit: 0 };
+    let step = Step { answer: answer.clone(), ..step(RECORDED, 0.1) };
+    let found = |elapsed: f64| {
+        let observed = Observed { answer: answer.clone(), elapsed };
+        compare_elapsed(&step, &observed, &[], None).is_some()
+    };
+    assert_eq!((found(20.0), found(40.0)), (false, true));
 }
 
 #[test]
