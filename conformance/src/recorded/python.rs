@@ -53,9 +53,17 @@ fn poll(command: &str, target: &Target) -> Result<String> {
         let members = get(members, target)?.json()?;
         let found = members.as_array().into_iter().flatten().find(|member| member["Name"] == *name);
         let status = found.map_or(Value::Null, |member| member["Status"].clone());
-        let checks = get(health, target)?.json()?;
-        let check = checks[0]["Status"].as_str().unwrap_or("None").to_owned();
-        let session: String = get(session, target)?.text().chars().take(30).collect();
+        let mut check = first_check(health, target)?;
+        // One after the other, while the check changes once and takes the session with it: a line is of one moment only
+        // where the check is the same before and behind.
+        let session: String = loop {
+            let session = get(session, target)?.text().chars().take(30).collect();
+            let now = first_check(health, target)?;
+            if now == check {
+                break session;
+            }
+            check = now;
+        };
         writeln!(output, "{second}s member.Status={status} serfHealth={check} session={session}")?;
         if check == "critical" {
             break;
@@ -63,6 +71,12 @@ fn poll(command: &str, target: &Target) -> Result<String> {
         thread::sleep(Duration::from_secs(1));
     }
     Ok(output)
+}
+
+/// How a node's first check stands.
+fn first_check(health: &str, target: &Target) -> Result<String> {
+    let checks = get(health, target)?.json()?;
+    Ok(checks[0]["Status"].as_str().unwrap_or("None").to_owned())
 }
 
 /// What changed from one poll to the next: how often it was looked at says nothing, nor which of two that don't know of each
