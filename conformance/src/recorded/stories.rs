@@ -86,6 +86,12 @@ fn wait_for_coordinates(s1: &Agent) -> Result<()> {
     wait_for("the coordinates of s1 and c1", PATIENCE, || {
         let places = client.get("/v1/coordinate/nodes").ok()?.json().ok()?;
         (places.as_array()?.len() == 2).then_some(())
+    })?;
+    // Servers of two datacenters know them once they have probed each other.
+    wait_for("the coordinates of s1 and d2s1", PATIENCE, || {
+        let areas = client.get("/v1/coordinate/datacenters").ok()?.json().ok()?;
+        let count = |area: &Value| area["Coordinates"].as_array().map_or(0, Vec::len);
+        areas.as_array()?.iter().map(count).eq([1_usize, 1]).then_some(())
     })
 }
 
@@ -109,7 +115,7 @@ fn start_main(kind: Kind, scratch: &Path) -> Result<(Vec<Agent>, Target)> {
     let options = options(kind, "s1", config)?;
     let program = options.program.clone();
     let mut s1 = Agent::start(&options, scratch)?;
-    s1.wait_until_ready(Duration::from_secs(30))?;
+    s1.wait_until_ready(PATIENCE)?;
     let address = |n| format!("127.0.0.1:{}", s1.ports().port(n));
     client["retry_join"] = json!([address(SERF_LAN)]);
     let mut agents = vec![Agent::start(&self::options(kind, "c1", client)?, scratch)?];
@@ -121,7 +127,7 @@ fn start_main(kind: Kind, scratch: &Path) -> Result<(Vec<Agent>, Target)> {
     let d2s1 = Agent::start(&self::options(kind, "d2s1", other)?, scratch)?;
     recorded.extend(ports(48500, &d2s1));
     agents.push(d2s1);
-    agents[0].wait_until_ready(Duration::from_secs(30))?;
+    agents[0].wait_until_ready(PATIENCE)?;
     wait_for_nodes(&s1, 2)?;
     let mut client = s1.client();
     wait_for("the other datacenter", PATIENCE, || {
@@ -166,7 +172,7 @@ pub(super) fn without_leader<'a>(
     let config = json!({ "bootstrap_expect": 3, "datacenter": "dc9" });
     let options = options(kind, "nl1", config)?;
     let agent = Agent::start(&options, scratch)?;
-    wait_for("an agent without a leader", Duration::from_secs(30), || {
+    wait_for("an agent without a leader", PATIENCE, || {
         agent.client().get("/v1/status/leader").ok().filter(|answer| answer.status == 200)
     })?;
     let target = Target {
