@@ -241,6 +241,18 @@ impl Agent {
         log.lines().filter(|line| words.iter().all(|word| line.contains(word))).count()
     }
 
+    /// Writes a key until that is acknowledged. Servers that stand still for a moment elect another leader, and what was
+    /// under way, or came meanwhile, is answered by 500; any other refusal is an error at once.
+    pub fn write(&self, key: &str, value: impl AsRef<[u8]>, limit: Duration) -> Result<()> {
+        let answer = wait_for("an acknowledged write", limit, || {
+            let answer = self.client().put(&format!("/v1/kv/{key}"), value.as_ref());
+            (!answer.as_ref().is_ok_and(|answer| answer.status == 500)).then_some(answer)
+        })??;
+        let done = answer.status == 200 && answer.text().trim() == "true";
+        ensure!(done, "a write of {key} through {}: {answer:?}", self.name);
+        Ok(())
+    }
+
     /// Waits until it knows of a leader and serves a linearizable read.
     pub fn wait_until_ready(&mut self, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;

@@ -25,10 +25,8 @@ fn start(config: &Value) -> (Cluster, Agent) {
     (cluster, client)
 }
 
-fn put(agent: &Agent, key: &str, value: &str) {
-    let answer = agent.client().put(&format!("/v1/kv/{key}"), value.as_bytes()).unwrap();
-    let text = answer.text();
-    assert_eq!((answer.status, text.trim()), (200, "true"), "{} {key}", agent.name);
+fn put(agent: &Agent, key: &str, value: impl AsRef<[u8]>) {
+    agent.write(key, value, Duration::from_secs(40)).unwrap();
 }
 
 fn get(agent: &Agent, key: &str) -> Option<String> {
@@ -130,8 +128,7 @@ fn a_snapshot_is_saved_and_restored_through_a_client_agent() {
     let mut chance = Seeded::new(1);
     let large: Vec<u8> = (0..62_500).flat_map(|_| chance.next_u64().to_le_bytes()).collect();
     for n in 0..10 {
-        let answer = client.client().put(&format!("/v1/kv/large/{n}"), &large).unwrap();
-        assert_eq!(answer.status, 200, "{answer:?}");
+        put(&client, &format!("large/{n}"), &large);
     }
     let archive = client.client().get("/v1/snapshot").unwrap();
     assert_eq!(archive.status, 200);

@@ -15,10 +15,10 @@ use conformance::{
 };
 use serde_json::json;
 
+const LIMIT: Duration = Duration::from_secs(40);
+
 fn put(agent: &Agent, key: &str, value: &str) {
-    let answer = agent.client().put(&format!("/v1/kv/{key}"), value.as_bytes()).unwrap();
-    let text = answer.text();
-    assert_eq!((answer.status, text.trim()), (200, "true"), "{} {key}", agent.name);
+    agent.write(key, value, LIMIT).unwrap();
 }
 
 fn get(agent: &Agent, key: &str) -> Option<String> {

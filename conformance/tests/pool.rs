@@ -262,8 +262,7 @@ fn three_servers_and_five_clients_form_a_cluster_from_consuls_own_configuration(
     pool.wait_until_all_see(&names.map(|name| (name, "alive")));
     assert_eq!(voters(&pool.ours.agents[7]), 3);
     for agent in &pool.ours.agents {
-        let key = format!("/v1/kv/by/{}", agent.name);
-        assert_eq!(agent.client().put(&key, b"written").unwrap().text(), "true");
+        agent.write(&format!("by/{}", agent.name), "written", LIMIT).unwrap();
         wait_for_health(&pool.ours.agents[3], &agent.name, Some("passing"));
     }
     for agent in &pool.ours.agents {
