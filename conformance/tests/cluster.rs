@@ -54,7 +54,7 @@ fn acknowledged_writes_survive_servers_that_are_killed_again_and_again() {
 fn followers_forward_writes_and_serve_fresh_reads() {
     let _alone = alone();
     let mut cluster = Cluster::start(3, &json!({})).unwrap();
-    let leader = cluster.leader().unwrap();
+    let leader = cluster.wait_for_leader(LIMIT).unwrap();
     for (n, agent) in cluster.agents.iter().enumerate() {
         put(agent, &format!("from/{n}"), agent.name.as_str());
         // Each server, asked next, has it: the read is linearizable wherever it is asked.
@@ -198,7 +198,7 @@ fn a_server_whose_disk_was_wiped_joins_as_a_new_one_and_gets_everything() {
     for n in 0..20 {
         put(&cluster.agents[0], &format!("n/{n}"), &n.to_string());
     }
-    let leader = cluster.leader().unwrap();
+    let leader = cluster.wait_for_leader(LIMIT).unwrap();
     let victim = (leader + 1) % 3;
     let address = cluster.agents[victim].server_address();
     let old = servers(&cluster.agents[leader])

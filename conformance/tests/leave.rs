@@ -53,6 +53,17 @@ fn three(folder: &TempDir, config: &Value) -> Vec<Agent> {
     agents
 }
 
+/// The leader's place among these, once all of them know it.
+fn leader(agents: &[Agent]) -> usize {
+    wait_for("a leader that all know", LIMIT, || {
+        let leader = agents.first()?.leader()?;
+        let knows = |agent: &Agent| agent.leader().as_ref() == Some(&leader);
+        agents.iter().all(knows).then_some(())?;
+        agents.iter().position(|agent| agent.server_address() == leader)
+    })
+    .unwrap()
+}
+
 fn members(agent: &Agent) -> Option<Vec<(String, u64)>> {
     let answer = agent.client().get("/v1/agent/members").ok()?.json().ok()?;
     let member =
@@ -130,11 +141,10 @@ fn servers_leave_one_after_another_while_clients_write_and_nothing_is_lost() {
         let before = writers.acknowledged();
         wait_for(what, LIMIT, || (writers.acknowledged() > before + 20).then_some(())).unwrap();
     };
-    let leads = |agent: &Agent| agent.leader() == Some(agent.server_address());
     goes_on("writes at three");
     // First a follower, then the leader.
-    for leader in [false, true] {
-        let at = agents.iter().position(|agent| leads(agent) == leader).unwrap();
+    for follows in [1, 0] {
+        let at = (leader(&agents) + follows) % agents.len();
         let mut gone = agents.remove(at);
         leave(&mut gone);
         {
@@ -186,11 +196,21 @@ fn a_leader_that_leaves_holds_up_nobody_and_votes_again_once_it_is_started_again
     let mut agents = three(&folder, &json!({ "autopilot": soon }));
     let before = voters(&agents[0]).unwrap();
     assert_eq!(before.len(), 3);
-    let at = agents.iter().position(|a| a.leader() == Some(a.server_address())).unwrap();
+    let mut seed = 0;
+    // The writers ask the others. On a busy machine one of those may lead by the time that they write.
+    let (at, writers) = loop {
+        let at = leader(&agents);
+        let others = agents.iter().enumerate().filter(|(other, _)| *other != at);
+        let http: Vec<Address> = others.map(|(_, agent)| agent.http().clone()).collect();
+        // Each time keys of their own: nobody but them wrote there.
+        seed += 1;
+        let writers = writers::Writers::start(&http, 4, Spread::All, seed);
+        writers.wait_for_write(LIMIT).unwrap();
+        if leader(&agents) == at {
+            break (at, writers);
+        }
+    };
     let mut leader = agents.remove(at);
-    let http: Vec<Address> = agents.iter().map(|agent| agent.http().clone()).collect();
-    let writers = writers::Writers::start(&http, 4, Spread::All, 1);
-    writers.wait_for_write(LIMIT).unwrap();
     let since = writers.elapsed();
     leave(&mut leader);
     writers.wait_for_write(LIMIT).unwrap();
@@ -216,7 +236,7 @@ fn a_server_that_left_votes_again_where_servers_know_each_other_by_addresses_alo
     let _alone = alone();
     let soon = json!({ "server_stabilization_time": "1s", "last_contact_threshold": "2s" });
     let mut cluster = Cluster::start(3, &json!({ "autopilot": soon })).unwrap();
-    let leader = cluster.leader().unwrap();
+    let leader = cluster.wait_for_leader(LIMIT).unwrap();
     let before = voters(&cluster.agents[leader]).unwrap();
     let mut gone = cluster.agents.remove((leader + 1) % 3);
     leave(&mut gone);
@@ -246,14 +266,18 @@ fn a_server_that_the_others_need_says_so_and_stays() {
     let mut agents = three(&folder, &json!({}));
     // Nobody cleans up meanwhile: with the dead one gone, two would do.
     let off = json!({ "CleanupDeadServers": false }).to_string();
-    let answer =
-        agents[0].client().put("/v1/operator/autopilot/configuration", off.as_bytes()).unwrap();
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    let at = agents.iter().position(|a| a.leader() != Some(a.server_address())).unwrap();
+    wait_for("autopilot's configuration", LIMIT, || {
+        let target = "/v1/operator/autopilot/configuration";
+        let answer = agents[0].client().put(target, off.as_bytes()).ok()?;
+        (answer.status == 200).then_some(())
+    })
+    .unwrap();
+    let at = (leader(&agents) + 1) % agents.len();
     agents.remove(at).process.kill().unwrap();
     // The leader's word: it has not heard the dead one for a while.
     thread::sleep(Duration::from_secs(2));
-    let follower = agents.iter_mut().find(|a| a.leader() != Some(a.server_address())).unwrap();
+    let at = (leader(&agents) + 1) % agents.len();
+    let follower = &mut agents[at];
     let answer = follower.client_with(LIMIT).put("/v1/agent/leave", b"").unwrap();
     let needed = "this server cannot leave: of the 2 servers that would be left, ";
     assert!(answer.status == 500 && answer.text().starts_with(needed), "{}", answer.text());
