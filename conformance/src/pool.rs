@@ -225,6 +225,17 @@ impl Pool {
     }
 }
 
+/// As [`keyring`], for what every member has to answer: again where an answer was lost on a busy machine.
+pub fn change_keyring(agent: &Agent, method: &str, key: &str) -> Result<()> {
+    let mut last = String::new();
+    let done = wait_for(&format!("{method} of a key"), LIMIT, || {
+        let answer = keyring(agent, method, key).ok()?;
+        last = answer.text();
+        (answer.status == 200).then_some(())
+    });
+    done.map_err(|error| anyhow!("{error}: {last}"))
+}
+
 /// An operation on the keyrings of all members, asked for at one: `GET` lists keys, `POST` installs one, `PUT` uses it,
 /// `DELETE` removes it.
 pub fn keyring(agent: &Agent, method: &str, key: &str) -> Result<Response> {

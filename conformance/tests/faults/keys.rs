@@ -3,10 +3,10 @@
 use anyhow::{Result, ensure};
 use conformance::{
     agent::alone,
-    pool::{LIMIT, Pool, keyring},
+    pool::{LIMIT, Pool, change_keyring, keyring},
     process::wait_for,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 const KEY: &str = "pUqJrVyVRj5jsiYEkM/tFQYfWyJIv4s3XkvDwy7Cu5s=";
 const NEXT: &str = "3lg9DxVfKNzI8O+IQ5Ek+Q==";
@@ -22,20 +22,16 @@ fn row_50_keys_are_rotated_while_a_member_is_down_and_the_pool_stays_one() {
     who_was_forced_out_is_not_let_in_with_the_old_key(&mut pool).unwrap();
 }
 
-/// How many members of the LAN's pool hold a key; none where nobody does, or some don't answer.
+/// How many members of the LAN's pool hold a key; none where some don't answer.
 fn held(pool: &Pool, key: &str) -> Option<u64> {
     let answer = keyring(&pool.agents[0], "GET", "").ok()?;
     let rings = (answer.status == 200).then(|| answer.json().ok())??;
     let lan = rings.as_array()?.iter().find(|ring| ring["WAN"] == false)?;
-    lan["Keys"][key].as_u64()
+    lan["Keys"].as_object()?.get(key).map_or(Some(0), Value::as_u64)
 }
 
-/// Does what must be answered by everybody, again where an answer was lost on a busy machine.
 fn done(pool: &Pool, method: &str, key: &str) -> Result<()> {
-    wait_for(&format!("{method} of a key"), LIMIT, || {
-        let answer = keyring(&pool.agents[0], method, key).ok()?;
-        (answer.status == 200).then_some(())
-    })
+    change_keyring(&pool.agents[0], method, key)
 }
 
 /// A failed member comes back with the keys that it had: it counts, and what isn't done by all isn't done.
@@ -44,11 +40,15 @@ fn who_is_down_holds_the_rotation_up(pool: &mut Pool) -> Result<()> {
     pool.agents[DOWN].process.kill()?;
     pool.wait_until_all_see(&pool.alive_but(&[DOWN], "failed"), LIMIT)?;
     for method in ["POST", "PUT"] {
-        let answer = keyring(&pool.agents[0], method, NEXT)?;
-        let says = answer.text();
-        ensure!(answer.status == 500, "{method}: {says}");
-        ensure!(says.contains("3/4 nodes reported success"), "{method}: {says}");
-        ensure!(says.contains(&format!("{name}: did not answer")), "{method}: {says}");
+        let down = format!("{name}: did not answer");
+        let refused = wait_for(&format!("{method} that all but one answer"), LIMIT, || {
+            let answer = keyring(&pool.agents[0], method, NEXT).ok()?;
+            let says = answer.text();
+            // On a busy machine one more may not have answered.
+            let told = says.contains("3/4 nodes reported success") && says.contains(&down);
+            (answer.status != 500 || told).then_some(answer)
+        })?;
+        ensure!(refused.status == 500, "{method}: {}", refused.text());
     }
     // Nobody uses the new key: the one that was down understands everybody, and is understood.
     pool.agents[DOWN].process.restart()?;
@@ -58,7 +58,7 @@ fn who_is_down_holds_the_rotation_up(pool: &mut Pool) -> Result<()> {
     wait_for("all to hold the next key", LIMIT, || (held(pool, NEXT)? == 4).then_some(()))?;
     done(pool, "PUT", NEXT)?;
     done(pool, "DELETE", KEY)?;
-    ensure!(held(pool, KEY).is_none(), "the old key is gone");
+    wait_for("the old key's end", LIMIT, || (held(pool, KEY)? == 0).then_some(()))?;
     pool.wait_until_all_alive(LIMIT)
 }
 
