@@ -79,7 +79,12 @@ fn coordinates_come_into_the_catalog_by_themselves() {
     assert!(place(&agents[c1])["Vec"].is_array());
     assert_eq!(place(&agents[4]), Value::Null);
 
-    // Whoever is asked is nearest to itself, and who has no place is last.
+    // Whoever is asked is nearest to itself, and who has no place is last, once the leader has put its node there.
+    wait_for("all nodes", LIMIT, || {
+        let nodes = get(&agents[c1], "/v1/catalog/nodes")?;
+        (names(&nodes).len() == agents.len()).then_some(())
+    })
+    .unwrap();
     for agent in &agents[..=c1] {
         let nodes = get(agent, "/v1/catalog/nodes?near=_agent").unwrap();
         let names = names(&nodes);
