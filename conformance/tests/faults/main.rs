@@ -16,7 +16,7 @@ mod processes;
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use conformance::{
     agent::Agent,
     http::Response,
@@ -48,19 +48,30 @@ fn judge(pool: &mut Pool, writers: Writers) -> Result<Tally> {
 
 /// Writes through an agent until it is acknowledged; gives how long that took.
 fn write_through(agent: &Agent, key: &str, value: &str) -> Result<Duration> {
+    write_through_unless(agent, key, value, || false)?.context("nothing stops it")
+}
+
+/// As [`write_through`], until it is so that no write can be expected; none then.
+fn write_through_unless(
+    agent: &Agent,
+    key: &str,
+    value: &str,
+    mut is_so: impl FnMut() -> bool,
+) -> Result<Option<Duration>> {
     let start = Instant::now();
     let mut last = String::new();
     let done = wait_for("a write", LIMIT, || {
         let mut client = agent.client();
         match client.put(&format!("/v1/kv/{key}"), value.as_bytes()) {
-            Ok(answer) if answer.status == 200 && answer.body == b"true" => return Some(()),
+            Ok(answer) if answer.status == 200 && answer.body == b"true" => {
+                return Some(Some(start.elapsed()));
+            }
             Ok(answer) => last = format!("{} {}", answer.status, answer.text()),
             Err(error) => last = format!("{error:#}"),
         }
-        None
+        is_so().then_some(None)
     });
-    done.map_err(|error| anyhow!("{error} through {}: {last}", agent.name))?;
-    Ok(start.elapsed())
+    done.map_err(|error| anyhow!("{error} through {}: {last}", agent.name))
 }
 
 /// Whether it is the answer of who knows no leader.
