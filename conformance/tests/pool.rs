@@ -20,7 +20,8 @@ use conformance::{
 };
 use serde_json::{Value, json};
 
-const LIMIT: Duration = Duration::from_secs(40);
+/// Longer than two exchanges of everything take to come, each half a minute: they bring what gossip lost on a busy machine.
+const LIMIT: Duration = Duration::from_secs(90);
 const KEY: &str = "pUqJrVyVRj5jsiYEkM/tFQYfWyJIv4s3XkvDwy7Cu5s=";
 const NEXT_KEY: &str = "3lg9DxVfKNzI8O+IQ5Ek+Q==";
 
@@ -151,6 +152,13 @@ fn heard(agent: &Agent, id: &str) -> Option<usize> {
     Some(list.as_array()?.iter().filter(|event| event["ID"] == id).count())
 }
 
+/// The events that an agent heard of, and what it says of its pool, for messages.
+fn events_at(agent: &Agent) -> String {
+    let get = |target| agent.client().get(target)?.json();
+    let (events, own) = (get("/v1/event/list"), get("/v1/agent/self"));
+    format!("{events:?}, {:?}", own.map(|own| own["Stats"]["serf_lan"].clone()))
+}
+
 /// Fires an event called `deploy` at an agent, and gives its id.
 fn fire(agent: &Agent) -> String {
     let fired = agent.client().put("/v1/event/fire/deploy", b"now").unwrap();
@@ -196,7 +204,11 @@ fn one_pool(config: &Value) {
     let events = [fire(first), fire(&pool.ours.agents[3])];
     for agent in &pool.ours.agents {
         for id in &events {
-            wait_for("the event", LIMIT, || (heard(agent, id)? > 0).then_some(())).unwrap();
+            wait_for("the event", LIMIT, || (heard(agent, id)? > 0).then_some(())).unwrap_or_else(
+                |error| {
+                    panic!("{error}: {} knows of {}, not of {id}", agent.name, events_at(agent))
+                },
+            );
         }
     }
     if serf {
