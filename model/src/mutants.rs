@@ -126,6 +126,14 @@ impl Mutant {
         Ok(())
     }
 
+    /// The module that makes its scope.
+    fn family(&self) -> anyhow::Result<&'static str> {
+        let mut families = crate::families().into_iter();
+        let family =
+            families.find(|(_, scopes)| scopes.iter().any(|scope| scope.name == self.scope));
+        family.map(|(name, _)| name).with_context(|| format!("no scope is called {}", self.scope))
+    }
+
     /// The properties that must catch it.
     pub fn properties(&self) -> impl Iterator<Item = &String> {
         std::iter::once(&self.property).chain(&self.besides)
@@ -149,6 +157,8 @@ pub struct Verdict {
 pub struct Scratch {
     folder: PathBuf,
     target: PathBuf,
+    /// The text of `model/src/lib.rs`.
+    library: String,
 }
 
 impl Scratch {
@@ -163,13 +173,15 @@ impl Scratch {
         let manifest = std::fs::read_to_string(root().join("Cargo.toml"))?;
         std::fs::write(folder.join("Cargo.toml"), only_members(&manifest, &["spec", "model"])?)?;
         std::fs::copy(root().join("Cargo.lock"), folder.join("Cargo.lock"))?;
-        Ok(Self { folder, target: target.join("build") })
+        let library = std::fs::read_to_string(root().join(LIBRARY))?;
+        Ok(Self { folder, target: target.join("build"), library })
     }
 
     /// Puts one mutant in, builds, hunts, and takes it out again.
     pub fn run(&self, mutant: &Mutant) -> anyhow::Result<Vec<Verdict>> {
         let path = self.folder.join(&mutant.file);
         let original = std::fs::read_to_string(&path).with_context(|| mutant.file.clone())?;
+        std::fs::write(self.folder.join(LIBRARY), only_family(&self.library, mutant.family()?))?;
         std::fs::write(&path, mutant.apply(&original)?)?;
         let built = self.build(mutant);
         let verdicts =
@@ -210,6 +222,26 @@ impl Scratch {
 
 /// The exit status of a `hunt` that found a counterexample: none that a panic, or a usage error, has.
 pub const HUNT_CAUGHT: u8 = 42;
+
+/// Where the modules of scopes are listed.
+const LIBRARY: &str = "model/src/lib.rs";
+
+/// The library without the modules that make other scopes: to compile them takes longer than most hunts.
+fn only_family(library: &str, family: &str) -> String {
+    let others: Vec<_> =
+        library.lines().filter_map(listed_family).filter(|name| *name != family).collect();
+    let of_another = |line: &&str| {
+        let module = line.strip_prefix("pub mod ").and_then(|rest| rest.strip_suffix(';'));
+        module.or(listed_family(line)).is_some_and(|name| others.contains(&name))
+    };
+    let kept = library.lines().filter(|line| !of_another(line));
+    kept.flat_map(|line| [line, "\n"]).collect()
+}
+
+/// The module of which this line of [`crate::families`] is.
+fn listed_family(line: &str) -> Option<&str> {
+    line.trim().strip_prefix("(\"").and_then(|rest| rest.split('"').next())
+}
 
 /// The manifest with these members only.
 fn only_members(manifest: &str, members: &[&str]) -> anyhow::Result<String> {
@@ -324,5 +356,23 @@ mod tests {
         names.sort();
         names.dedup();
         assert_eq!(names.len(), mutants.len(), "two mutants bear one name");
+    }
+
+    #[test]
+    fn a_mutant_is_built_with_the_scopes_of_its_family_only() {
+        let library = std::fs::read_to_string(root().join(LIBRARY)).unwrap();
+        let families = crate::families();
+        for (family, _) in &families {
+            let text = only_family(&library, family);
+            for (other, _) in &families {
+                let has = |line: String| text.lines().any(|l| l.trim() == line);
+                let there = [
+                    has(format!("pub mod {other};")),
+                    has(format!("(\"{other}\", {other}::scopes()),")),
+                ];
+                assert_eq!(there, [other == family; 2], "{family} {other}");
+            }
+            assert!(text.contains("pub mod mutants;\n"));
+        }
     }
 }
