@@ -178,6 +178,10 @@ fn plan(
     }
     for header in head.headers.iter() {
         let is = |name: &&str| header.name.eq_ignore_ascii_case(name);
+        if is(&"connection") && header.value.eq_ignore_ascii_case(b"keep-alive") {
+            // What HTTP/1.1 does anyway.
+            continue;
+        }
         if HYPERS.iter().any(is) {
             return None;
         }

@@ -55,7 +55,9 @@ async fn a_read_is_answered_as_hyper_would_have_it_answered() {
         "/v1/health/state/any",
         "/v1/coordinate/nodes",
     ] {
-        for headers in ["", "Accept-Encoding: gzip\r\n", "User-Agent: x\r\nX-Other: y\r\n"] {
+        for headers in
+            ["", "Accept-Encoding: gzip\r\n", "User-Agent: x\r\nConnection: Keep-Alive\r\n"]
+        {
             let head = format!("GET {path} HTTP/1.1\r\nHost: h\r\n{headers}");
             stream.write_all(format!("{head}\r\n").as_bytes()).await.unwrap();
             let answer = read_answer(&mut stream, false).await;
