@@ -73,6 +73,8 @@ struct Shared {
     values: AtomicU64,
     clock: AtomicU64,
     histories: Mutex<BTreeMap<String, Vec<Event>>>,
+    /// Of each key, the requests of which nothing came, and why: for the report, should one of them have happened after all.
+    refused: Mutex<BTreeMap<String, Vec<String>>>,
     acknowledged: Mutex<Vec<Acknowledged>>,
 }
 
@@ -112,6 +114,7 @@ impl Writers {
             values: AtomicU64::new(0),
             clock: AtomicU64::new(0),
             histories: Mutex::default(),
+            refused: Mutex::default(),
             acknowledged: Mutex::default(),
         });
         let client = |client| {
@@ -241,11 +244,17 @@ fn one_request(
     let body = if method == "PUT" { Body::Sized(text.as_bytes()) } else { Body::None };
     let (asked, start) = (shared.start.elapsed(), shared.moment());
     let outcome = connection.send(&Request { method, target: &target, headers: &[], body });
+    let refused = |why: &str| {
+        let end = shared.moment();
+        let line = format!("client {client}, {start} to {end}: {method} {target} {text}: {why}");
+        lock(&shared.refused).entry(key.to_owned()).or_default().push(line);
+        false
+    };
     let answer = match outcome {
-        Err(Failure::NotSent(_)) => return false,
+        Err(Failure::NotSent(error)) => return refused(&format!("not sent: {error:#}")),
         Err(Failure::Unknown(_)) => None,
         // If it did happen all the same, somebody will read what nobody wrote.
-        Ok(response) if nothing_happened(&response) => return false,
+        Ok(response) if nothing_happened(&response) => return refused(&response.text()),
         Ok(response) => answered(operation, &response, last),
     };
     let write = !matches!(operation, Operation::Get(_));
@@ -327,6 +336,7 @@ fn judge(shared: &Shared) -> Result<Tally> {
             let mut lines: Vec<String> =
                 history.iter().enumerate().map(|(i, event)| format!("{i}: {event:?}")).collect();
             lines.sort();
+            lines.extend(lock(&shared.refused).remove(key).unwrap_or_default());
             bail!("{key} isn't linearizable: {contradiction:?}\n{}", lines.join("\n"));
         }
     }
