@@ -67,20 +67,12 @@ fn row_11_three_of_ten_packets_are_lost(pool: &mut Pool, writers: &Writers) -> R
     pool.wait_until_all_alive(LIMIT)
 }
 
-/// One client without UDP, and one without TCP, both at the same time.
+/// One client without UDP, and after that one without TCP: at the same time they could not reach each other at all.
 fn rows_12_and_13_only_tcp_or_only_udp_passes(pool: &mut Pool) -> Result<()> {
     let before = failures(pool);
     pool.network()?.block(C1, Protocol::Udp)?;
-    pool.network()?.block(C2, Protocol::Tcp)?;
-    // Row 13: what needs a stream fails, and says so.
-    let agent = &mut pool.agents[C2];
-    agent.process.kill()?;
-    agent.process.restart()?;
-    let failed = ["(LAN) couldn't join", "i/o timeout"];
-    wait_for("a join to fail", LIMIT, || (agent.count(&failed) > 0).then_some(()))?;
-    // Row 12: everybody's probes of the one without UDP fail but for the stream, and so do its own; twice each, so that
-    // a suspicion would have run out.
-    let (tcp_only, udp_only) = (pool.agents[C1].name.clone(), pool.agents[C2].name.clone());
+    // Everybody's probes of it fail but for the stream, and so do its own; twice each, so that a suspicion would have run out.
+    let tcp_only = pool.agents[C1].name.clone();
     let servers = pool.servers();
     wait_for("probes over streams", LIMIT, || {
         let warns = |i: &usize| {
@@ -89,17 +81,35 @@ fn rows_12_and_13_only_tcp_or_only_udp_passes(pool: &mut Pool) -> Result<()> {
         };
         servers.iter().all(warns).then_some(())
     })?;
-    for server in servers {
-        let seen = pool.agents[server].members();
-        let alive = |name: &str| seen.as_ref().and_then(|seen| seen.get(name)?.as_str().into());
-        ensure!(alive(&tcp_only) == Some("alive"), "row 12: {seen:?}\n{}", pool.logs());
-        ensure!(alive(&udp_only) == Some("alive"), "row 13: {seen:?}\n{}", pool.logs());
-    }
+    let are_alive = |pool: &Pool, name: &str| {
+        for server in &servers {
+            let seen = pool.agents[*server].members();
+            let status = seen.as_ref().and_then(|seen| seen.get(name)?.as_str().into());
+            ensure!(status == Some("alive"), "{name}: {seen:?}\n{}", pool.logs());
+        }
+        Ok(())
+    };
+    are_alive(pool, &tcp_only)?;
+    wait_until_mended(pool, "row 12")?;
+
+    pool.network()?.block(C2, Protocol::Tcp)?;
+    // What needs a stream fails, and says so.
+    let agent = &mut pool.agents[C2];
+    agent.process.kill()?;
+    agent.process.restart()?;
+    let failed = ["(LAN) couldn't join", "i/o timeout"];
+    wait_for("a join to fail", LIMIT, || (agent.count(&failed) > 0).then_some(()))?;
+    let udp_only = agent.name.clone();
+    are_alive(pool, &udp_only)?;
     ensure!(failures(pool) == before, "failed:\n{}", pool.logs());
+    wait_until_mended(pool, "row 13")
+}
+
+fn wait_until_mended(pool: &mut Pool, row: &str) -> Result<()> {
     pool.network()?.heal()?;
     let healed = Instant::now();
     pool.wait_until_ready(LIMIT)?;
     pool.wait_until_all_alive(LIMIT)?;
-    println!("rows 12 and 13: all alive to all and serving {:?} after that", healed.elapsed());
+    println!("{row}: all alive to all and serving {:?} after that", healed.elapsed());
     Ok(())
 }
