@@ -4,7 +4,10 @@ use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use hyper::{
+    Version,
+    body::{Body, Incoming},
+};
 use tokio::time::timeout;
 
 /// How long the next piece of a body may take.
@@ -24,7 +27,16 @@ pub(crate) enum BodyError {
 }
 
 /// Reads a body of at most `limit` bytes.
-pub(crate) async fn read(mut body: Incoming, limit: u64) -> Result<Bytes, BodyError> {
+pub(crate) async fn read(body: Incoming, limit: u64) -> Result<Bytes, BodyError> {
+    read_by(body, limit, Version::HTTP_11).await
+}
+
+/// Reads a body of at most `limit` bytes of a request that came by `version`.
+pub(crate) async fn read_by(
+    mut body: Incoming,
+    limit: u64,
+    version: Version,
+) -> Result<Bytes, BodyError> {
     let mut first: Option<Bytes> = None;
     let mut rest = BytesMut::new();
     let mut length = 0_u64;
@@ -42,6 +54,15 @@ pub(crate) async fn read(mut body: Incoming, limit: u64) -> Result<Bytes, BodyEr
                 rest.extend_from_slice(&data);
             }
         }
+    }
+    // By HTTP/2 a body also ends where its stream is reset with NO_ERROR. hyper resets them so when a connection's
+    // keep-alive times out, and what an agent had announced and not yet sent was taken for an empty value.
+    let whole = match body.size_hint().exact() {
+        Some(missing) => missing == 0,
+        None => version != Version::HTTP_2 || body.is_end_stream(),
+    };
+    if !whole {
+        return Err(BodyError::Broken("unexpected EOF".to_owned()));
     }
     Ok(first.unwrap_or_else(|| rest.freeze()))
 }

@@ -5,7 +5,10 @@
 
 use agent_sync::Topic;
 use bytes::Bytes;
-use hyper::{HeaderMap, Method, StatusCode, body::Incoming, header::CONTENT_LENGTH};
+use hyper::{
+    HeaderMap, Method, StatusCode, Version, body::Incoming, header::CONTENT_LENGTH,
+    http::request::Parts,
+};
 use spec::state::{Command, Key, KvCommand, KvEntry, Outcome, State, TableId, Value};
 
 use super::{
@@ -47,6 +50,8 @@ pub(crate) struct Put {
     key: Key,
     flags: u64,
     mode: Mode,
+    /// By which its value comes.
+    version: Version,
 }
 
 #[derive(Debug)]
@@ -60,15 +65,15 @@ enum Mode {
 /// Reads what a request asks for, or answers what is wrong with it.
 pub(crate) fn read(
     inner: &Inner,
-    method: &Method,
     key: &[u8],
     values: &Values<'_>,
-    headers: &HeaderMap,
+    parts: &Parts,
 ) -> Result<Action, Refusal> {
+    let headers = &parts.headers;
     let options = Options::read(&inner.settings, values, headers)?;
-    let action = match *method {
+    let action = match parts.method {
         Method::GET => Action::Read(read_get(key, values)?, options),
-        Method::PUT => Action::Put(read_put(inner, key, values, headers)?),
+        Method::PUT => Action::Put(read_put(inner, key, values, parts)?),
         _ => Action::Delete(read_delete(key, values)?),
     };
     known_datacenter(&inner.settings, values)?;
@@ -89,14 +94,9 @@ fn read_get(key: &[u8], values: &Values<'_>) -> Result<Read, Refusal> {
     Ok(Read::Get { key: owned(), raw: values.has("raw") })
 }
 
-fn read_put(
-    inner: &Inner,
-    key: &[u8],
-    values: &Values<'_>,
-    headers: &HeaderMap,
-) -> Result<Put, Refusal> {
+fn read_put(inner: &Inner, key: &[u8], values: &Values<'_>, parts: &Parts) -> Result<Put, Refusal> {
     present(key)?;
-    let mut put = Put { key: key.into(), flags: 0, mode: Mode::Set };
+    let mut put = Put { key: key.into(), flags: 0, mode: Mode::Set, version: parts.version };
     if !values.is_empty() {
         compatible(values, &["cas", "acquire", "release"])?;
         if let Some(flags) = values.get("flags") {
@@ -110,7 +110,7 @@ fn read_put(
             put.mode = Mode::Release(session.to_vec());
         }
     }
-    declared_size(&inner.settings, headers)?;
+    declared_size(&inner.settings, &parts.headers)?;
     Ok(put)
 }
 
@@ -268,12 +268,12 @@ fn raw_body(value: &Value) -> Bytes {
 impl Put {
     async fn perform(self, inner: &Inner, incoming: Incoming) -> Result<Reply, Refusal> {
         let limit = inner.settings.kv_max_value_size;
-        let value = match body::read(incoming, limit).await {
+        let value = match body::read_by(incoming, limit, self.version).await {
             Ok(value) => Value::from(&*value),
             Err(BodyError::TooLarge(read)) => return Err(too_large(&inner.settings, read)),
             Err(BodyError::Broken(text)) => return Err(Failure::internal(text).into()),
         };
-        let Self { key, flags, mode } = self;
+        let Self { key, flags, mode, .. } = self;
         match mode {
             Mode::Set => {
                 propose(inner, KvCommand::Set { key, value, flags }).await?;

@@ -359,7 +359,7 @@ fn action(
             request::known_datacenter(settings, values)?;
             Action::Keyring(keyring::read(&parts.method, values)?)
         }
-        Route::Kv => Action::Kv(kv::read(inner, &parts.method, rest, values, &parts.headers)?),
+        Route::Kv => Action::Kv(kv::read(inner, rest, values, parts)?),
         Route::StatusLeader => options().map(|_| Action::StatusLeader)?,
         Route::StatusPeers => options().map(|_| Action::StatusPeers)?,
         Route::Datacenters => {

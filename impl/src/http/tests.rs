@@ -9,6 +9,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+mod agents;
 mod lane;
 mod polls;
 
