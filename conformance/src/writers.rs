@@ -284,8 +284,10 @@ fn answered(operation: Operation, response: &Response, last: &mut Known) -> Opti
             Some(Operation::Get(None))
         }
         (Operation::Get(_), 200) => {
-            // The index of a single key's answer is its ModifyIndex.
-            *last = Known { value: response.text().parse().ok(), index: response.index()? };
+            // The index of a single key's answer is its ModifyIndex. What is no number nobody wrote: an empty value, which
+            // would otherwise pass for none.
+            let value = response.text().parse().unwrap_or(u64::MAX);
+            *last = Known { value: Some(value), index: response.index()? };
             Some(Operation::Get(last.value))
         }
         (Operation::Put(_) | Operation::Delete, 200) if response.body == b"true" => Some(operation),
