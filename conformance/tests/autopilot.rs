@@ -109,8 +109,11 @@ fn a_new_server_votes_once_it_has_been_healthy_for_the_stabilisation_time() {
     }));
     // Those that formed the cluster vote from the start.
     assert!(in_raft(&servers.agents[0]).unwrap().iter().all(|(_, _, votes)| *votes));
-    let set = servers.agents[0].client().get("/v1/operator/autopilot/configuration").unwrap();
-    assert_eq!(set.json().unwrap()["ServerStabilizationTime"], "4s");
+    // The new leader's first write says so, a moment after it was elected.
+    let set = wait_for("autopilot's configuration", LIMIT, || {
+        servers.agents[0].client().get("/v1/operator/autopilot/configuration").ok()?.json().ok()
+    });
+    assert_eq!(set.unwrap()["ServerStabilizationTime"], "4s");
     // When it joins is seen too late on a busy machine, and it can't have been healthy before it was started.
     let started = Instant::now();
     servers.add("s4", Ports::take().unwrap(), json!({}));
