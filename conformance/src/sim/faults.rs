@@ -52,7 +52,9 @@ impl World {
 
     fn ask(&mut self, server: Option<usize>, command: Command) -> Result<(), Violation> {
         match server {
-            Some(i) if self.paused[i] <= self.now => self.step(i, Event::Command(command)),
+            Some(i) if self.paused[i] <= self.schedule.now() => {
+                self.step(i, Event::Command(command))
+            }
             _ => Ok(()),
         }
     }
@@ -74,7 +76,7 @@ impl World {
 
     /// The process stands still; its disk and its connections don't.
     fn pause(&mut self, i: usize) {
-        let until = self.now.after(self.chance.jitter(Duration::from_millis(1500)));
+        let until = self.schedule.now().after(self.chance.jitter(Duration::from_millis(1500)));
         self.paused[i] = self.paused[i].max(until);
         let id = self.servers[i].id;
         self.note(format_args!("{id:?} stands still until {until:?}"));
@@ -174,7 +176,7 @@ impl World {
     pub(super) fn reconcile(&mut self) -> Result<(), Violation> {
         self.after(Duration::from_millis(200), Happening::Reconcile);
         for i in 0..self.servers.len() {
-            if self.paused[i] > self.now {
+            if self.paused[i] > self.schedule.now() {
                 continue;
             }
             if let Some(change) = self.wanted_change(i) {

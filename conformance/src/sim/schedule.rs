@@ -40,6 +40,12 @@ impl<H> Schedule<H> {
         self.heap.keys().next().map(|(at, _)| *at)
     }
 
+    /// Lets time pass until a moment before which nothing happens.
+    pub fn pass(&mut self, to: Instant) {
+        debug_assert!(self.next_at().is_none_or(|at| at >= to), "something happens before");
+        self.now = self.now.max(to);
+    }
+
     /// Goes on to the next thing that happens; or to `end`, where nothing does before it or at it.
     pub fn pop(&mut self, end: Instant) -> Option<H> {
         let at = self.next_at().filter(|at| *at <= end);

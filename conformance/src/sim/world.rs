@@ -1,4 +1,4 @@
-//! The heap of what happens when, and how a node's effects happen.
+//! What happens when, and how a node's effects happen.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -19,6 +19,7 @@ use super::{
     ghosts::{Before, Ghosts, Violation, require},
     journal::Journal,
     network::Network,
+    schedule::Schedule,
     server::{Applied, Incoming, Server, Waiting},
 };
 
@@ -77,10 +78,8 @@ impl Happening {
 #[derive(Debug)]
 pub struct World {
     pub(super) plan: Plan,
-    pub(super) now: Instant,
     pub(super) chance: Seeded,
-    heap: BTreeMap<(Instant, u64), Happening>,
-    order: u64,
+    pub(super) schedule: Schedule<Happening>,
     pub(super) servers: Vec<Server>,
     /// Until when a server stands still.
     pub(super) paused: Vec<Instant>,
@@ -118,10 +117,8 @@ impl World {
             })
             .collect();
         Self {
-            now: Instant(0),
             chance,
-            heap: BTreeMap::new(),
-            order: 0,
+            schedule: Schedule::default(),
             servers,
             paused: vec![Instant(0); plan.servers],
             wanted: vec![true; plan.servers],
@@ -152,7 +149,7 @@ impl World {
         self.run_until(Instant(0).after(plan.faulty), |_| false)?;
         self.become_calm();
         let mark = self.requests;
-        let deadline = self.now.after(Duration::from_mins(1));
+        let deadline = self.schedule.now().after(Duration::from_mins(1));
         self.run_until(deadline, |world| world.is_well(mark))?;
         let well = self.is_well(mark);
         self.tally.elections = self.ghosts.elections();
@@ -172,45 +169,38 @@ impl World {
                 .filter(|i| self.servers[*i].node.is_some())
                 .filter_map(|i| {
                     let deadline = self.servers[i].timers.next_deadline()?;
-                    Some((deadline.max(self.paused[i]).max(self.now), i))
+                    Some((deadline.max(self.paused[i]).max(self.schedule.now()), i))
                 })
                 .min();
-            let heap = self.heap.keys().next().copied();
-            let heap_at = heap.map_or(Instant(u64::MAX), |(at, _)| at);
-            let timer_at = timer.map_or(Instant(u64::MAX), |(at, _)| at);
-            if heap_at.min(timer_at) > end {
-                self.now = end;
-                return Ok(());
-            }
-            if let Some((at, i)) = timer
-                && at < heap_at
-            {
-                self.now = at;
-                if let Some(timer) = self.servers[i].timers.pop(at) {
-                    self.step(i, Event::Fire(timer))?;
+            let next = self.schedule.next_at();
+            match timer {
+                // What happens at the moment of a timer comes before it.
+                Some((at, i)) if at <= end && next.is_none_or(|next| at < next) => {
+                    self.schedule.pass(at);
+                    if let Some(timer) = self.servers[i].timers.pop(at) {
+                        self.step(i, Event::Fire(timer))?;
+                    }
                 }
-            } else if let Some((_, happening)) = self.heap.pop_first() {
-                self.now = self.now.max(heap_at);
-                match happening.server().map(|i| self.paused[i]) {
-                    // What comes to a server that stands still waits for it, in its order.
-                    Some(until) if until > self.now => self.at(until, happening),
-                    _ => self.happen(happening)?,
+                _ => {
+                    let Some(happening) = self.schedule.pop(end) else { return Ok(()) };
+                    match happening.server().map(|i| self.paused[i]) {
+                        // What comes to a server that stands still waits for it, in its order.
+                        Some(until) if until > self.schedule.now() => {
+                            self.schedule.at(until, happening);
+                        }
+                        _ => self.happen(happening)?,
+                    }
                 }
             }
         }
     }
 
-    pub(super) fn at(&mut self, at: Instant, happening: Happening) {
-        self.order += 1;
-        self.heap.insert((at, self.order), happening);
-    }
-
     pub(super) fn after(&mut self, delay: Duration, happening: Happening) {
-        self.at(self.now.after(delay), happening);
+        self.schedule.after(delay, happening);
     }
 
     pub(super) fn note(&mut self, text: std::fmt::Arguments<'_>) {
-        self.journal.line(self.now, text);
+        self.journal.line(self.schedule.now(), text);
     }
 
     fn happen(&mut self, happening: Happening) -> Result<(), Violation> {
@@ -279,7 +269,7 @@ impl World {
         let (term, last) = (durable.hard_state.term, durable.last_index());
         let mut effects = Vec::new();
         let mut cx = Context {
-            now: self.now,
+            now: self.schedule.now(),
             entropy: &mut self.chance,
             last_ticket: &mut server.gate.last,
         };
@@ -300,20 +290,24 @@ impl World {
         let server = &mut self.servers[i];
         let Some(node) = &mut server.node else { return Ok(()) };
         let before = Before::of(node);
-        self.journal.line(self.now, format_args!("{:?} <- {}", server.id, Brief(&event)));
+        self.journal
+            .line(self.schedule.now(), format_args!("{:?} <- {}", server.id, Brief(&event)));
         let mut effects = Vec::new();
         let mut cx = Context {
-            now: self.now,
+            now: self.schedule.now(),
             entropy: &mut self.chance,
             last_ticket: &mut server.gate.last,
         };
         node.step(event, &mut cx, &mut effects);
         self.tally.steps += 1;
-        self.spin =
-            if self.spin.0 == self.now { (self.now, self.spin.1 + 1) } else { (self.now, 0) };
+        self.spin = if self.spin.0 == self.schedule.now() {
+            (self.schedule.now(), self.spin.1 + 1)
+        } else {
+            (self.schedule.now(), 0)
+        };
         require(self.spin.1 < 2_000, "time_passes", || "2,000 steps at one instant".to_owned())?;
         require(self.tally.steps < MOST_STEPS, "bounded_work", || {
-            format!("{MOST_STEPS} steps in {:?}", self.now)
+            format!("{MOST_STEPS} steps in {:?}", self.schedule.now())
         })?;
         self.settle(i, before, effects)
     }
@@ -360,7 +354,7 @@ impl World {
                 }
                 Effect::Send { to, message, .. } => self.send(i, to, &message)?,
                 Effect::Arm { timer, delay } => {
-                    let deadline = self.now.after(delay);
+                    let deadline = self.schedule.now().after(delay);
                     self.servers[i].timers.arm(timer, deadline);
                 }
                 Effect::Disarm { timer } => self.servers[i].timers.disarm(&timer),
@@ -452,8 +446,10 @@ impl World {
             }
             Output::Configured { index, configuration } => {
                 let (id, servers) = (self.servers[i].id, &configuration.servers);
-                self.journal
-                    .line(self.now, format_args!("{id:?} has {servers:?} from {index:?} on"));
+                self.journal.line(
+                    self.schedule.now(),
+                    format_args!("{id:?} has {servers:?} from {index:?} on"),
+                );
                 Ok(())
             }
             Output::Transferred { .. } => {
@@ -575,7 +571,7 @@ impl World {
         let pause = self.chance.jitter(self.plan.request_pause * 2);
         self.after(pause, Happening::Request);
         let i = self.chance.choose(self.servers.len());
-        if self.servers[i].node.is_none() || self.paused[i] > self.now {
+        if self.servers[i].node.is_none() || self.paused[i] > self.schedule.now() {
             return Ok(());
         }
         if self.chance.choose(3) == 0 {
