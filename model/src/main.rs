@@ -1,17 +1,20 @@
 //! The command line of the model checker: `check`, `explore`, `mutants`, `list`.
 
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
     net::SocketAddr,
+    panic::resume_unwind,
     process::ExitCode,
     sync::atomic::{AtomicUsize, Ordering},
+    time::Instant,
 };
 
 use anyhow::{bail, ensure};
 use clap::{Parser, Subcommand};
-use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressStyle};
 use model::{
-    Hunt, Hunted, Scope, Tier, expected, mutants,
+    Hunt, Hunted, Report, Scope, Tier, expected, mutants,
     table::{self, Row},
 };
 
@@ -35,7 +38,7 @@ enum Action {
         /// Write the numbers of states that were found to model/expected.toml.
         #[arg(long)]
         bless: bool,
-        /// Threads of the search; as many as there are cores where not given.
+        /// Scopes that are searched at once, or threads of the search where there are fewer; as many as there are cores where not given.
         #[arg(long)]
         threads: Option<usize>,
     },
@@ -126,12 +129,55 @@ fn chosen_scopes(names: &[String], tier: Tier) -> anyhow::Result<Vec<Scope>> {
 }
 
 fn bar(name: &str) -> ProgressBar {
-    let bar = ProgressBar::new_spinner();
+    named(ProgressBar::new_spinner(), name)
+}
+
+fn named(bar: ProgressBar, name: &str) -> ProgressBar {
     if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} {elapsed_precise} {msg}") {
         bar.set_style(style);
     }
     bar.set_prefix(name.to_owned());
     bar
+}
+
+/// Runs scopes beside each other, as many as there are threads: much of a search with symmetry finds no work to share,
+/// so one search after the other would leave cores idle. The largest come first, so that none of them is left to the
+/// end. Where there are fewer scopes than threads, each has several.
+fn run_scopes(scopes: &[Scope], counts: &BTreeMap<String, usize>, threads: usize) -> Vec<Report> {
+    let size = |at: &usize| counts.get(scopes[*at].name).copied().unwrap_or(usize::MAX);
+    let mut order: Vec<_> = (0..scopes.len()).collect();
+    order.sort_by_key(|at| Reverse(size(at)));
+    let at_once = threads.min(scopes.len());
+    let threads_each = threads / at_once.max(1);
+    let next = AtomicUsize::new(0);
+    let bars = MultiProgress::new();
+    let worker = || {
+        let mut done = Vec::new();
+        while let Some(at) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let bar = named(bars.add(ProgressBar::new_spinner()), scopes[*at].name);
+            let report = scopes[*at].check(threads_each, &mut |states, generated| {
+                bar.set_message(format!(
+                    "{} states, {} transitions",
+                    HumanCount(u64::try_from(states).unwrap_or(u64::MAX)),
+                    HumanCount(u64::try_from(generated).unwrap_or(u64::MAX))
+                ));
+                bar.tick();
+            });
+            bar.finish_and_clear();
+            bars.remove(&bar);
+            done.push((*at, report));
+        }
+        done
+    };
+    let mut reports: Vec<_> = std::thread::scope(|running| {
+        let workers: Vec<_> = (0..at_once).map(|_| running.spawn(worker)).collect();
+        workers
+            .into_iter()
+            .flat_map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            .collect()
+    });
+    reports.sort_by_key(|(at, _)| *at);
+    reports.into_iter().map(|(_, report)| report).collect()
 }
 
 fn check(
@@ -140,22 +186,15 @@ fn check(
     bless: bool,
     threads: Option<usize>,
 ) -> anyhow::Result<ExitCode> {
+    let started = Instant::now();
     let threads = threads
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
         .max(1);
     let counts = expected::read().unwrap_or_default();
+    let scopes = chosen_scopes(names, tier)?;
+    let reports = run_scopes(&scopes, &counts, threads);
     let mut rows = Vec::new();
-    for scope in chosen_scopes(names, tier)? {
-        let bar = bar(scope.name);
-        let report = scope.check(threads, &mut |states, generated| {
-            bar.set_message(format!(
-                "{} states, {} transitions",
-                HumanCount(u64::try_from(states).unwrap_or(u64::MAX)),
-                HumanCount(u64::try_from(generated).unwrap_or(u64::MAX))
-            ));
-            bar.tick();
-        });
-        bar.finish_and_clear();
+    for (scope, report) in scopes.into_iter().zip(reports) {
         let expected = counts.get(scope.name).copied();
         rows.push(Row { scope, report, expected });
     }
@@ -175,6 +214,11 @@ fn check(
         print!("{}", table::violations(row));
     }
     print!("{}", table::render(&rows));
+    println!(
+        "{} scopes in {:.1} s on {threads} threads",
+        rows.len(),
+        started.elapsed().as_secs_f64()
+    );
     Ok(if rows.iter().all(Row::passed) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
