@@ -26,6 +26,7 @@
 pub mod agreement;
 pub mod autopilot;
 pub mod blocking;
+pub mod client;
 pub mod coordinates;
 pub mod disk;
 pub mod expected;
@@ -70,6 +71,7 @@ pub fn families() -> Vec<(&'static str, Vec<Scope>)> {
         ("leave", leave::scopes()),
         ("flood", flood::scopes()),
         ("coordinates", coordinates::scopes()),
+        ("client", client::scopes()),
     ]
 }
 

@@ -56,6 +56,11 @@ impl Attempts {
         Self { kind, hold, until: None, failed: 0 }
     }
 
+    /// How long it is held while servers fail.
+    pub const fn hold(&self) -> Duration {
+        self.hold
+    }
+
     /// The attempt that began at `began` failed at `now`; there are so many servers.
     pub fn failed(
         &mut self,
