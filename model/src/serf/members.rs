@@ -593,6 +593,7 @@ pub(super) fn scopes() -> Vec<Scope> {
     let alike = MembersModel { late: true, beginning: Beginning::Alike, max_ltime: 8, ..none };
     let back = MembersModel { leaves: 1, rejoins: 1, ..alike };
     let held = MembersModel { false_deaths: 1, ..back.clone() };
+    let said = MembersModel { forced: 1, ..back.clone() };
     let reap = MembersModel { servers: 2, reaps: 1, leaves: 1, ..failed.clone() };
     let scope = Scope::new;
     vec![
@@ -644,6 +645,13 @@ pub(super) fn scopes() -> Vec<Scope> {
             "Three members: one leaves and comes back, one is held for dead; old intents and announcements come late.",
             &["SERF-3", "SERF-4", "SERF-8", "SERF-19"],
             held,
+        ),
+        scope(
+            "serf-left-said",
+            Tier::Deep,
+            "Three members: one leaves and comes back, an operator says of one that it leaves; all old word comes late.",
+            &["SERF-3", "SERF-4", "SERF-7", "SERF-8", "SERF-19"],
+            said,
         ),
         scope(
             "serf-reap",
