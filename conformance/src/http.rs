@@ -180,6 +180,26 @@ pub struct Client {
     connection: Option<BufReader<Stream>>,
 }
 
+/// A request that was sent in part. To drop it closes its connection.
+#[derive(Debug)]
+pub struct Begun {
+    connection: BufReader<Stream>,
+    rest: Vec<u8>,
+    method: String,
+}
+
+impl Begun {
+    /// Sends the rest, and reads the answer.
+    pub fn finish(mut self) -> Result<Response> {
+        // It may have been answered before.
+        let written = self.connection.get_mut().write_all(&self.rest);
+        match read_response(&mut self.connection, &self.method) {
+            Ok((response, _)) => Ok(response),
+            Err(error) => Err(written.err().map_or(error, anyhow::Error::from)),
+        }
+    }
+}
+
 impl Client {
     /// Talks to `address`; an answer may take as long as `timeout`.
     pub fn new(address: SocketAddr, timeout: Duration) -> Self {
@@ -233,6 +253,17 @@ impl Client {
             self.connection = Some(connection);
         }
         Ok(response)
+    }
+
+    /// Sends a request but for what comes after so many bytes of its body, as they go over the wire; on a connection of
+    /// its own.
+    pub fn begin(&self, request: &Request<'_>, sent: usize) -> Result<Begun> {
+        let mut bytes = self.encode(request);
+        let head = bytes.windows(4).position(|end| end == b"\r\n\r\n").map_or(0, |at| at + 4);
+        let rest = bytes.split_off(bytes.len().min(head + sent));
+        let mut stream = Stream::connect(&self.address, self.timeout)?;
+        stream.write_all(&bytes)?;
+        Ok(Begun { connection: BufReader::new(stream), rest, method: request.method.to_owned() })
     }
 
     fn connect(&mut self) -> Result<BufReader<Stream>> {

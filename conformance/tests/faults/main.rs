@@ -13,6 +13,7 @@ mod loss;
 mod matrix;
 mod partitions;
 mod processes;
+mod uploads;
 
 use std::time::{Duration, Instant};
 
