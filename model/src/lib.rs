@@ -46,7 +46,8 @@ pub mod table;
 mod watched;
 
 pub use scope::{
-    Canonical, Checked, Counterexample, Hunted, Progress, Report, Scope, Standing, Tier,
+    Canonical, Checked, Counterexample, Hunted, Progress, Replayed, Report, Scope, Standing, Steps,
+    Tier,
 };
 pub use search::{Hunt, hash_of};
 

@@ -1,4 +1,4 @@
-//! The command line of the model checker: `check`, `explore`, `mutants`, `list`.
+//! The command line of the model checker: `check`, `replay`, `explore`, `mutants`, `list`.
 
 use std::{
     cmp::Reverse,
@@ -14,7 +14,7 @@ use anyhow::{bail, ensure};
 use clap::{Parser, Subcommand};
 use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressStyle};
 use model::{
-    Hunt, Hunted, Report, Scope, Tier, expected, mutants,
+    Hunt, Hunted, Report, Scope, Steps, Tier, expected, mutants,
     table::{self, Row},
 };
 
@@ -49,6 +49,13 @@ enum Action {
         /// Where to listen.
         #[arg(long, default_value = "127.0.0.1:3000")]
         bind: SocketAddr,
+    },
+    /// Go one path of a scope again, as a violation names it; exit status 42 where a property breaks on it.
+    Replay {
+        /// The scope.
+        name: String,
+        /// The path.
+        steps: Steps,
     },
     /// Put known bugs into `spec`, one at a time, and demand that the named property catches each.
     Mutants {
@@ -88,6 +95,7 @@ fn main() -> anyhow::Result<ExitCode> {
             scope.explore(bind);
             Ok(ExitCode::SUCCESS)
         }
+        Action::Replay { name, steps } => replay(&name, &steps),
         Action::Mutants { names, tier, check_lines, changed_since, jobs } => {
             let cores = || std::thread::available_parallelism().map_or(1, usize::from).min(2);
             let jobs = jobs.unwrap_or_else(cores).max(1);
@@ -307,6 +315,19 @@ fn list() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn replay(name: &str, steps: &Steps) -> anyhow::Result<ExitCode> {
+    let replayed = one_scope(name)?.replay(steps).map_err(anyhow::Error::msg)?;
+    println!("```mermaid\n{}\n```\n\n{}", replayed.path.diagram, replayed.path.last_state);
+    for (property, after) in &replayed.broken {
+        println!("{property} is violated after {after} actions");
+    }
+    if replayed.broken.is_empty() {
+        println!("every property holds in each of these states");
+        return Ok(ExitCode::SUCCESS);
+    }
+    Ok(ExitCode::from(mutants::HUNT_CAUGHT))
+}
+
 fn hunt(scope: &str, property: &str, search: Hunt) -> anyhow::Result<ExitCode> {
     let bar = bar(scope);
     let hunted = one_scope(scope)?.hunt(property, search, &mut |states, _| {
@@ -317,6 +338,9 @@ fn hunt(scope: &str, property: &str, search: Hunt) -> anyhow::Result<ExitCode> {
     Ok(match hunted {
         Hunted::Caught(path) => {
             println!("after {} actions\n\n{}\n\n{}", path.length, path.diagram, path.last_state);
+            if let Some(steps) = path.steps {
+                println!("\nreplay {scope} {steps}");
+            }
             ExitCode::from(mutants::HUNT_CAUGHT)
         }
         Hunted::Survived(states) => {

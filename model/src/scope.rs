@@ -3,6 +3,7 @@
 use std::{
     fmt::{Debug, Display},
     hash::Hash,
+    panic::{AssertUnwindSafe, catch_unwind},
     str::FromStr,
     sync::Arc,
     time::{Duration, Instant},
@@ -98,11 +99,43 @@ pub enum Standing {
     Violated(Counterexample),
 }
 
+/// A path through a scope's states, by numbers, so that it can be given to another: the place of the initial state, then
+/// that of each action among those that the state before it allows. Written as `0.3.1`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Steps(Vec<usize>);
+
+impl Display for Steps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let numbers: Vec<_> = self.0.iter().map(ToString::to_string).collect();
+        f.pad(&numbers.join("."))
+    }
+}
+
+impl FromStr for Steps {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let number = |part: &str| part.parse().map_err(|_| format!("{part:?} is no number"));
+        s.split('.').map(number).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// A path that was gone again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replayed {
+    /// The path.
+    pub path: Counterexample,
+    /// Each `always` that a state of it breaks, and after how many actions the first does.
+    pub broken: Vec<(&'static str, usize)>,
+}
+
 /// A path to a state that breaks a property.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counterexample {
     /// The number of actions.
     pub length: usize,
+    /// The path, for [`Scope::replay`].
+    pub steps: Option<Steps>,
     /// The path as a Mermaid sequence diagram.
     pub diagram: String,
     /// Its last state.
@@ -188,6 +221,11 @@ impl Scope {
         self.runner.hunt(property, how, progress)
     }
 
+    /// Goes a path again. An error where it leaves what the scope allows, or the machine panics.
+    pub fn replay(&self, steps: &Steps) -> Result<Replayed, String> {
+        self.runner.replay(steps)
+    }
+
     /// Serves Stateright's Explorer until the process ends.
     pub fn explore(&self, address: std::net::SocketAddr) {
         self.runner.explore(address);
@@ -211,6 +249,7 @@ trait Runner: Send + Sync {
     fn properties(&self) -> Vec<&'static str>;
     fn check(&self, threads: usize, progress: Progress<'_>) -> Report;
     fn hunt(&self, property: &str, how: Hunt, progress: Progress<'_>) -> Hunted;
+    fn replay(&self, steps: &Steps) -> Result<Replayed, String>;
     fn explore(&self, address: std::net::SocketAddr);
 }
 
@@ -283,17 +322,35 @@ impl<M: Checked> Runner for Runs<M> {
         }
     }
 
+    fn replay(&self, steps: &Steps) -> Result<Replayed, String> {
+        let again = || {
+            let path = search::follow(&self.0, &steps.0)?;
+            let mut broken = Vec::new();
+            for property in self.0.properties() {
+                let breaks = |(state, _): &(M::State, _)| !(property.condition)(&self.0, state);
+                if property.expectation == Expectation::Always
+                    && let Some(after) = path.iter().position(breaks)
+                {
+                    broken.push((property.name, after));
+                }
+            }
+            Ok(Replayed { path: counterexample(&self.0, &path), broken })
+        };
+        catch_unwind(AssertUnwindSafe(again)).map_err(panic_text)?
+    }
+
     fn explore(&self, address: std::net::SocketAddr) {
         // The Explorer checks as it goes; without symmetry, since it shows the states that it names.
         let _checker = self.0.clone().checker().serve(address);
     }
 }
 
-type Steps<M> = Vec<(<M as Model>::State, Option<<M as Model>::Action>)>;
+type Path<M> = Vec<(<M as Model>::State, Option<<M as Model>::Action>)>;
 
-fn counterexample<M: Checked>(model: &M, path: &Steps<M>) -> Counterexample {
+fn counterexample<M: Checked>(model: &M, path: &Path<M>) -> Counterexample {
     Counterexample {
         length: path.len().saturating_sub(1),
+        steps: search::places(model, path).map(Steps),
         diagram: model.diagram(path),
         last_state: path.last().map(|(state, _)| format!("{state:#?}")).unwrap_or_default(),
     }
@@ -303,7 +360,7 @@ struct DepthFirst<M: Model> {
     states: usize,
     transitions: usize,
     depth: usize,
-    discoveries: Vec<(&'static str, Steps<M>)>,
+    discoveries: Vec<(&'static str, Path<M>)>,
     panic: Option<String>,
 }
 

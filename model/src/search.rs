@@ -124,6 +124,52 @@ fn path_to<M: Checked>(
     path
 }
 
+/// The place of a path's initial state, then that of each action among those that the state before it allows; none where it
+/// isn't the model's path.
+pub(crate) fn places<M: Checked>(
+    model: &M,
+    path: &[(M::State, Option<M::Action>)],
+) -> Option<Vec<usize>> {
+    let (first, _) = path.first()?;
+    let mut places = vec![model.init_states().iter().position(|state| state == first)?];
+    for (state, action) in path {
+        let Some(action) = action else { break };
+        let mut actions = Vec::new();
+        model.actions(state, &mut actions);
+        places.push(actions.iter().position(|one| one == action)?);
+    }
+    Some(places)
+}
+
+/// Goes a path that [`places`] gave.
+pub(crate) fn follow<M: Checked>(
+    model: &M,
+    places: &[usize],
+) -> Result<Vec<(M::State, Option<M::Action>)>, String> {
+    let (first, places) = places.split_first().ok_or("an empty path")?;
+    let mut state = model
+        .init_states()
+        .into_iter()
+        .nth(*first)
+        .ok_or_else(|| format!("there is no initial state {first}"))?;
+    let mut path = Vec::new();
+    for (after, place) in places.iter().enumerate() {
+        let mut actions = Vec::new();
+        model.actions(&state, &mut actions);
+        let count = actions.len();
+        let missing = || format!("after {after} actions there are {count}, and no number {place}");
+        let action = actions.into_iter().nth(*place).ok_or_else(missing)?;
+        let successor = model
+            .next_state(&state, action.clone())
+            .filter(|successor| model.within_boundary(successor))
+            .ok_or_else(|| format!("action {place} after {after} leads nowhere"))?;
+        path.push((state, Some(action)));
+        state = successor;
+    }
+    path.push((state, None));
+    Ok(path)
+}
+
 fn fingerprint<M: Checked>(state: &M::State) -> u64 {
     match M::CANONICAL {
         Some(canonical) => hash_of(&canonical(state)),
@@ -239,6 +285,28 @@ mod tests {
             panic!("not caught");
         };
         assert!(path.length >= 5);
+    }
+
+    #[test]
+    fn a_counterexample_can_be_gone_again_and_another_path_breaks_nothing() {
+        for how in [Hunt::Breadth, Hunt::Depth] {
+            let Hunted::Caught(path) = scope(true).hunt("below_nine", how, &mut |_, _| ()) else {
+                panic!("not caught");
+            };
+            let steps = path.steps.as_ref().unwrap().to_string();
+            let again = scope(true).replay(&steps.parse().unwrap()).unwrap();
+            assert_eq!(again.broken, [("below_nine", path.length)]);
+            assert_eq!(again.path, path);
+        }
+        let broken = |steps: &str| scope(true).replay(&steps.parse().unwrap()).map(|r| r.broken);
+        assert_eq!(broken("0.1.1"), Ok(Vec::new()));
+        assert!(broken("1").unwrap_err().contains("initial state 1"));
+        assert!(broken("0.1.4").unwrap_err().contains("after 1 actions"));
+        assert!(broken("0.1.1.1").unwrap_err().contains("leads nowhere"));
+        assert!("0.x".parse::<crate::Steps>().is_err());
+        // The last state of this one is what `total` panics at.
+        let panics = scope(false).replay(&"0.1.1.0.3.3.2".parse().unwrap());
+        assert!(panics.unwrap_err().contains("not total"));
     }
 
     #[test]

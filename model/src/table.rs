@@ -97,6 +97,13 @@ pub fn violations(row: &Row) -> String {
                 "{}: {name} is violated after {} actions:\n\n```mermaid\n{}\n```\n\n{}\n",
                 row.scope.name, path.length, path.diagram, path.last_state
             );
+            if let Some(steps) = &path.steps {
+                let _ = writeln!(
+                    text,
+                    "To go the same way again: cargo run --release -p model -- replay {} {steps}\n",
+                    row.scope.name
+                );
+            }
         }
     }
     text
