@@ -44,7 +44,8 @@ pub const TICK: Duration = Duration::from_millis(10);
 enum Stage {
     /// About to be sent.
     Ready,
-    /// At a server, since then; whether it has been carried out there.
+    /// At a server, since then; whether it has been carried out there. One that crashed and is back goes on with it: more
+    /// than a real one does.
     Sent { server: u8, began: Instant, done: bool },
     /// It waits.
     Paused { until: Instant },
@@ -68,8 +69,20 @@ struct Request {
     stray: Option<u8>,
     /// When servers first failed it, since it was last well.
     failed_at: Option<Instant>,
-    /// How often servers failed it since it last paused.
+    /// How often servers failed it since it last paused, and which.
     failed: usize,
+    tried: BTreeSet<u8>,
+    /// Something else changed the order of the servers meanwhile.
+    disturbed: bool,
+}
+
+impl Request {
+    /// What happened before its last pause says nothing about the next.
+    fn start_anew(&mut self) {
+        self.failed = 0;
+        self.tried.clear();
+        self.disturbed = false;
+    }
 }
 
 /// The agent and its servers.
@@ -79,7 +92,7 @@ pub struct World {
     /// The servers that the agent knows.
     known: BTreeSet<u8>,
     up: BTreeSet<u8>,
-    /// Pings under way.
+    /// Who was ever pinged: an answer may come at any time, and be wrong by then.
     pings: BTreeSet<u8>,
     /// Whom the agent asked last, until it answers.
     asked: Option<u8>,
@@ -113,8 +126,8 @@ pub enum Action {
     Know(BTreeSet<u8>, Vec<usize>),
     /// It is time to draw the lot.
     Due(Vec<usize>),
-    /// A ping is answered, or is not.
-    Ping(u8, Vec<usize>),
+    /// A ping is answered, or given up.
+    Ping(u8, bool, Vec<usize>),
     /// A request that is none of those looked at failed at this server.
     Fail(u8),
     /// A request is sent.
@@ -123,6 +136,8 @@ pub enum Action {
     Run(usize),
     /// Its answer arrives.
     Answer(usize),
+    /// The server sends it away untouched.
+    Refuse(usize),
     /// The connection breaks before that.
     Lose(usize),
     /// A server carries out what it had when the connection broke.
@@ -189,7 +204,6 @@ impl World {
             Event::Known { servers, .. } => self.known.clone_from(servers),
             Event::RebalanceDue => self.armed = false,
             Event::Pinged { server, .. } => {
-                self.pings.remove(server);
                 if self.asked == Some(*server) {
                     self.asked = None;
                 }
@@ -236,6 +250,11 @@ impl World {
             }
             _ => {}
         }
+        if order != before {
+            for request in &mut self.requests {
+                request.disturbed = true;
+            }
+        }
         if in_use != used && used.is_some() && matches!(event, Event::Pinged { .. }) {
             self.did = Some(Did::ChangeOver);
         }
@@ -243,7 +262,10 @@ impl World {
 
     /// A request failed.
     fn fail(&mut self, r: usize, failure: Failure, server: u8, began: Instant) {
+        let disturbed = self.requests[r].disturbed;
         self.route(Event::Failed(server), &[]);
+        // That was its own doing.
+        self.requests[r].disturbed = disturbed;
         let (now, servers) = (self.now, self.servers.order().len());
         let request = &mut self.requests[r];
         let hold = request.attempts.hold();
@@ -254,9 +276,10 @@ impl World {
                 self.did = Some(Did::HoldAnew);
             }
             request.failed_at = None;
-            request.failed = 0;
+            request.start_anew();
         }
         request.failed += 1;
+        request.tried.insert(server);
         let until = request.failed_at.get_or_insert(now).after(hold);
         let (stage, did) = match (next, request.kind, failure) {
             (Next::GiveUp, Kind::Write, Failure::Lost) => {
@@ -274,7 +297,7 @@ impl World {
                 if now >= until {
                     self.broke.push(LATE);
                 }
-                if request.failed >= servers {
+                if request.failed > servers {
                     self.broke.push(SPINS);
                 }
                 (Stage::Ready, self.did)
@@ -284,10 +307,10 @@ impl World {
                 if wakes > until || wakes <= now {
                     self.broke.push(LATE);
                 }
-                if request.failed < servers {
+                if !request.disturbed && request.tried != self.known {
                     self.broke.push(TRIED);
                 }
-                request.failed = 0;
+                request.start_anew();
                 (Stage::Paused { until: wakes }, Some(Did::Pause))
             }
         };
@@ -326,11 +349,11 @@ impl World {
         self.did = request.failed_at.take().map(|_| Did::AnswerAfterFailure);
     }
 
-    /// Answers all pings by what is so, and those that follow.
+    /// Answers the ping that is waited for by what is so, and those that follow.
     fn answer_pings(&mut self) {
         // Each lot asks each server once at most.
         for _ in 0..=2 * self.known.len() {
-            let Some(server) = self.pings.first().copied() else { return };
+            let Some(server) = self.asked else { return };
             let alive = self.up.contains(&server);
             self.route(Event::Pinged { server, alive }, &[]);
         }
@@ -348,12 +371,14 @@ impl World {
         }
         after.route(Event::RebalanceDue, &[]);
         after.answer_pings();
-        after.pings.is_empty()
+        after.asked.is_none()
             && after.servers.in_use().is_some_and(|server| after.up.contains(server))
     }
 
     /// Whether each request that has time enough for a pause is answered, once nothing more goes wrong.
     fn gets_through(&self) -> bool {
+        let over =
+            |r: &Request| matches!(r.stage, Stage::Answered | Stage::Unknown | Stage::NotDone);
         (0..self.requests.len()).all(|r| {
             let mut after = self.clone();
             let enough = |world: &Self| {
@@ -363,7 +388,7 @@ impl World {
                     world.now.after(2 * pause) < first.after(request.attempts.hold())
                 })
             };
-            if after.known.is_disjoint(&after.up) || !enough(&after) {
+            if after.known.is_disjoint(&after.up) || over(&after.requests[r]) || !enough(&after) {
                 return true;
             }
             // Each server once for what came before, and once after a pause.
@@ -378,7 +403,10 @@ impl World {
                     Stage::Sent { server, began, .. } => {
                         after.fail(r, Failure::Lost, server, began)
                     }
-                    Stage::Answered | Stage::Unknown | Stage::NotDone => return true,
+                    Stage::Answered => return true,
+                    // It was at a server that is gone.
+                    Stage::Unknown => return after.requests[r].kind == Kind::Write,
+                    Stage::NotDone => return false,
                 }
             }
             false
@@ -415,6 +443,8 @@ impl Model for ClientModel {
             stray: None,
             failed_at: None,
             failed: 0,
+            tried: BTreeSet::new(),
+            disturbed: false,
         };
         let mut world = World {
             servers: Servers::default(),
@@ -431,7 +461,6 @@ impl Model for ClientModel {
         if !self.moves {
             // All are alike: which lot falls makes no difference.
             world.route(Self::known(&self.all()), &[]);
-            world.pings.clear();
             world.route(Event::Pinged { server: world.asked.unwrap_or(0), alive: true }, &[]);
         }
         vec![world]
@@ -442,10 +471,12 @@ impl Model for ClientModel {
             let up = at.up.contains(&server);
             actions.push(if up { Action::Crash(server) } else { Action::Return(server) });
         }
-        for server in &at.pings {
-            let alive = at.up.contains(server);
-            let lots = lots(&at.servers, &Event::Pinged { server: *server, alive });
-            actions.extend(lots.into_iter().map(|lot| Action::Ping(*server, lot)));
+        // Without moves the first lot is drawn, and nobody is asked again.
+        for server in at.pings.iter().filter(|_| self.moves) {
+            for alive in [false, true] {
+                let lots = lots(&at.servers, &Event::Pinged { server: *server, alive });
+                actions.extend(lots.into_iter().map(|lot| Action::Ping(*server, alive, lot)));
+            }
         }
         if self.moves {
             for set in self.sets().filter(|set| *set != at.known) {
@@ -465,7 +496,11 @@ impl Model for ClientModel {
                 Stage::Sent { server, done, .. } => {
                     actions.push(Action::Lose(r));
                     if at.up.contains(&server) {
-                        actions.push(if done { Action::Answer(r) } else { Action::Run(r) });
+                        if done {
+                            actions.push(Action::Answer(r));
+                        } else {
+                            actions.extend([Action::Run(r), Action::Refuse(r)]);
+                        }
                     }
                 }
                 Stage::Paused { .. } | Stage::Answered | Stage::Unknown | Stage::NotDone => {}
@@ -494,8 +529,7 @@ impl Model for ClientModel {
             }
             Action::Know(set, lot) => next.route(Self::known(&set), &lot),
             Action::Due(lot) => next.route(Event::RebalanceDue, &lot),
-            Action::Ping(server, lot) => {
-                let alive = next.up.contains(&server);
+            Action::Ping(server, alive, lot) => {
                 next.route(Event::Pinged { server, alive }, &lot);
             }
             Action::Fail(server) => next.route(Event::Failed(server), &[]),
@@ -507,6 +541,10 @@ impl Model for ClientModel {
                 next.run(r);
             }
             Action::Answer(r) => next.answer(r),
+            Action::Refuse(r) => {
+                let Stage::Sent { server, began, .. } = at.requests[r].stage else { return None };
+                next.fail(r, Failure::NotSent, server, began);
+            }
             Action::Lose(r) => {
                 let Stage::Sent { server, began, done } = at.requests[r].stage else { return None };
                 // What was sent may still be on its way when the connection is given up.
@@ -567,8 +605,8 @@ impl Model for ClientModel {
 
 impl Checked for ClientModel {
     const KINDS: &'static [&'static str] = &[
-        "crash", "return", "know", "due", "ping", "fail", "send", "run", "answer", "lose", "stray",
-        "tick",
+        "crash", "return", "know", "due", "ping", "fail", "send", "run", "answer", "refuse",
+        "lose", "stray", "tick",
     ];
 
     fn kind(action: &Action) -> usize {
@@ -582,9 +620,10 @@ impl Checked for ClientModel {
             Action::Send(_) => 6,
             Action::Run(_) => 7,
             Action::Answer(_) => 8,
-            Action::Lose(_) => 9,
-            Action::Stray(_) => 10,
-            Action::Tick => 11,
+            Action::Refuse(_) => 9,
+            Action::Lose(_) => 10,
+            Action::Stray(_) => 11,
+            Action::Tick => 12,
         }
     }
 }
@@ -597,8 +636,8 @@ pub fn scopes() -> Vec<Scope> {
         servers: 2,
         moves: false,
         requests: vec![Kind::Write, Kind::Read],
-        hold: 6 * TICK,
-        ticks: 7,
+        hold: 4 * TICK,
+        ticks: 5,
     };
     let poll = ClientModel { requests: vec![Kind::Poll], hold: 2 * TICK, ..requests.clone() };
     let moving = ClientModel {
@@ -613,7 +652,7 @@ pub fn scopes() -> Vec<Scope> {
         Scope::new(
             "client-routing",
             Tier::Ci,
-            "Three servers that crash, come and go without bound, every lot, pings that are slow.",
+            "Three servers that crash, come and go without bound, every lot, pings that are lost, and late or wrong answers.",
             routing_clauses,
             routing,
         ),
