@@ -17,6 +17,7 @@ use conformance::{
     agent::{Agent, Cluster, Kind, Options, alone},
     http::{Address, Client},
     peers,
+    pool::Pool,
     ports::Ports,
     process::wait_for,
     writers::{self, Spread},
@@ -229,6 +230,72 @@ fn a_leader_that_leaves_holds_up_nobody_and_votes_again_once_it_is_started_again
     let tally = writers.stop().judge(&agents.iter().collect::<Vec<_>>()).unwrap();
     println!("{tally:?}, longest stall while the leader left {stall:?}");
     assert!(tally.acknowledged > 20, "{tally:?}");
+}
+
+/// Sets it at the end of its scope, however that ends.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// At a server that is out of Raft nobody confirms a read, and a poll sees no change.
+#[test]
+fn clients_of_a_server_that_leaves_wait_for_nothing() {
+    let _alone = alone();
+    // Who waits there is let go of after that time at the latest, or held so long for want of a leader.
+    let long = Duration::from_secs(25);
+    let times = json!({ "leave_drain_time": "25s", "rpc_hold_timeout": "25s" });
+    let config = json!({ "log_level": "debug", "performance": times });
+    let mut pool = Pool::on_loopback(3, 1, &config).unwrap();
+    pool.wait_until_all_alive(LIMIT).unwrap();
+    pool.agents[3].write("k", "before", LIMIT).unwrap();
+    let answer = pool.agents[3].client().get("/v1/kv/k").unwrap();
+    let poll = format!("/v1/kv/k?raw&index={}&wait=5m", answer.index().unwrap());
+    let log = pool.agents[3].process.log();
+    let line = log.lines().rfind(|line| line.contains("New server in use")).unwrap();
+    let used = (0..3).find(|i| line.contains(&pool.agents[*i].name)).unwrap();
+    let http = pool.agents[3].http().clone();
+    let client = || Client::at(http.clone(), Duration::from_mins(1));
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _stop = Stop(&stop);
+        let polls = scope.spawn(|| {
+            let start = Instant::now();
+            (client().get(&poll).unwrap(), start.elapsed())
+        });
+        let readers: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut slowest = Duration::ZERO;
+                    while !stop.load(Ordering::Relaxed) {
+                        let answer = client().get("/v1/kv/k").unwrap();
+                        assert_eq!(answer.status, 200, "{}", answer.text());
+                        slowest = slowest.max(answer.elapsed);
+                        thread::sleep(Duration::from_millis(5));
+                    }
+                    slowest
+                })
+            })
+            .collect();
+        thread::sleep(Duration::from_millis(500));
+        let (left, right) = pool.agents.split_at_mut(used);
+        let (gone, right) = right.split_first_mut().unwrap();
+        let stays = left.iter().chain(right.iter()).next().unwrap();
+        let leaves = scope.spawn(|| leave(gone));
+        wait_for("its end in Raft", LIMIT, || (in_raft(stays)?.len() == 2).then_some(())).unwrap();
+        stays.write("k", "after", LIMIT).unwrap();
+        let (answer, took) = polls.join().unwrap();
+        assert_eq!((answer.status, answer.text().as_str()), (200, "after"));
+        assert!(took < long, "{took:?}");
+        leaves.join().unwrap();
+        stop.store(true, Ordering::Relaxed);
+        let slowest = readers.into_iter().map(|reader| reader.join().unwrap()).max();
+        assert!(slowest < Some(long), "{slowest:?}");
+        println!("a poll saw the change after {took:?}, the slowest read took {slowest:?}");
+    });
 }
 
 #[test]

@@ -26,7 +26,7 @@ use super::{
     routing::Place,
     upload::{self, Upload},
 };
-use crate::net::{Refusal, RpcError};
+use crate::net::{Refusal, RpcError, streams};
 
 /// The largest answer to [`Client::call`].
 const ANSWER_LIMIT: usize = 64 << 20;
@@ -159,6 +159,8 @@ impl Shared {
                 attempts.failed(failure, servers, began, self.clock.now(), &mut routing.entropy)
             };
             match next {
+                // Its body went with it, though nothing came of it.
+                _ if request.body.is_none() => return Err(error.into()),
                 Next::AtOnce => {}
                 Next::After(pause) => sleep(pause).await,
                 Next::GiveUp => {
@@ -203,8 +205,14 @@ impl Shared {
             return Err(RpcError::OutcomeUnknown("EOF".to_owned()));
         };
         let head = request.addressed(waited);
+        let again = upload::again(&body);
         let mut error =
             match connection.requests.try_send_request(Request::from_parts(head, body)).await {
+                Ok(answer) if answer.status() == streams::ELSEWHERE => {
+                    self.failed(&place.id);
+                    request.body = again;
+                    return Err(RpcError::Elsewhere);
+                }
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };

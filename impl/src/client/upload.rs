@@ -16,3 +16,11 @@ pub(crate) fn whole(body: Bytes) -> Upload {
 pub(crate) fn empty() -> Upload {
     Either::Left(Full::default())
 }
+
+/// The same body once more, where it was read.
+pub(super) fn again(body: &Upload) -> Option<Upload> {
+    match body {
+        Either::Left(whole) => Some(Either::Left(whole.clone())),
+        Either::Right(_) => None,
+    }
+}

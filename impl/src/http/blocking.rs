@@ -25,7 +25,7 @@ use super::{
     request::Options,
     respond::{Failure, Meta, Refusal, Reply},
 };
-use crate::server::{Consistency, ServerError, View};
+use crate::server::{Consistency, Server, ServerError, View};
 
 /// Something that can be asked of a state, at once or once it changes.
 pub(crate) trait Question: Send + Sync {
@@ -106,7 +106,7 @@ async fn wait<Q: Question>(inner: &Inner, question: Q, options: Options) -> Resu
                         consistency = read;
                         view
                     }
-                    _ => server.published()?.read_with(consistency),
+                    _ => published(server, consistency)?,
                 };
                 let (index, found) = question.probe(&view.state);
                 let epoch = view.state.epoch();
@@ -120,13 +120,21 @@ async fn wait<Q: Question>(inner: &Inner, question: Q, options: Options) -> Resu
             Effect::Answer { index } => {
                 let view = match held {
                     Some(view) => view,
-                    None => server.published()?.read_with(consistency),
+                    None => published(server, consistency)?,
                 };
                 let (_, reply) = question.answer(&view.state);
                 return Ok(reply.with_meta(meta::<Q>(&view, index, consistency)));
             }
         }
     }
+}
+
+/// What the server has by now. After it has left that needn't be all that was acknowledged (LEAVE-6).
+fn published(server: &Server, consistency: Consistency) -> Result<View, ServerError> {
+    if consistency != Consistency::Stale && server.has_left() {
+        return Err(ServerError::NoLeader);
+    }
+    Ok(server.published()?.read_with(consistency))
 }
 
 /// Sleeps until any of the watches is touched or time is over. Without a watch only time can tell.

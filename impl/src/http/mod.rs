@@ -138,11 +138,21 @@ impl Api {
         Ok(Self(Kind::Client(Arc::new(Gateway::new(client, settings, agent)?))))
     }
 
-    /// Whether a server has no reason to send its clients elsewhere.
-    fn is_in_service(&self) -> bool {
+    /// Whether a server's state is known to be wrong, so that its clients are better off elsewhere.
+    fn is_diverged(&self) -> bool {
+        matches!(&self.0, Kind::Server(inner) if inner.server.is_diverged())
+    }
+
+    /// Whether a server has left Raft.
+    fn has_left(&self) -> bool {
+        matches!(&self.0, Kind::Server(inner) if inner.server.has_left())
+    }
+
+    /// Waits until then.
+    async fn left(&self) {
         match &self.0 {
-            Kind::Server(inner) => !inner.server.is_diverged(),
-            Kind::Client(_) => true,
+            Kind::Server(inner) => inner.server.left().await,
+            Kind::Client(_) => std::future::pending().await,
         }
     }
 

@@ -38,7 +38,12 @@ pub(crate) struct Reply {
     header: Option<(HeaderName, HeaderValue)>,
     close: bool,
     mute: bool,
+    untouched: bool,
 }
+
+/// Marks the answer to a request that nothing came of for want of a leader: it may be asked again of another server.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Untouched;
 
 /// A reply that ends a request before its work is done; boxed, since few requests meet one.
 pub(crate) type Refusal = Box<Reply>;
@@ -137,13 +142,25 @@ impl From<Failure> for Refusal {
 
 impl From<ServerError> for Refusal {
     fn from(error: ServerError) -> Self {
-        Failure::from(error).into()
+        let untouched = matches!(error, ServerError::NoLeader);
+        let mut refusal = Self::from(Failure::from(error));
+        refusal.untouched = untouched;
+        refusal
     }
 }
 
 impl Reply {
     fn new(status: StatusCode, content: Content, body: Bytes) -> Self {
-        Self { status, content, body, meta: None, header: None, close: false, mute: false }
+        Self {
+            status,
+            content,
+            body,
+            meta: None,
+            header: None,
+            close: false,
+            mute: false,
+            untouched: false,
+        }
     }
 
     /// Nothing but a status.
@@ -247,11 +264,15 @@ impl Reply {
         mut headers: HeaderMap,
         format: &Format<'_>,
     ) -> Response<Full<Bytes>> {
+        let untouched = self.untouched;
         let (status, body) = self.write(&mut headers, format);
         let mut response = Response::new(Full::new(body));
         *response.status_mut() = status;
         name_status(&mut response);
         *response.headers_mut() = headers;
+        if untouched {
+            response.extensions_mut().insert(Untouched);
+        }
         response
     }
 

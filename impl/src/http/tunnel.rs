@@ -2,11 +2,12 @@
 
 use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
-use hyper::{server::conn::http2, service::service_fn};
+use http_body_util::Full;
+use hyper::{Method, Request, body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{net::TcpStream, sync::watch, time::timeout};
 
-use super::{Api, Origin};
+use super::{Api, Origin, gateway::Outgoing, park::Answer, respond::Untouched};
 use crate::net::{self, Tunnel, streams};
 
 /// How far the end has come.
@@ -43,7 +44,7 @@ impl Tunnels {
 
 impl net::Tunnels for Tunnels {
     fn is_open(&self) -> bool {
-        *self.stage.borrow() == Stage::Serving && self.api.is_in_service()
+        *self.stage.borrow() == Stage::Serving && !self.api.is_diverged() && !self.api.has_left()
     }
 
     fn serve(&self, stream: TcpStream) -> Tunnel {
@@ -58,9 +59,13 @@ async fn connection(
     all: Arc<watch::Sender<Stage>>,
     mut stage: watch::Receiver<Stage>,
 ) {
+    let left = {
+        let api = api.clone();
+        async move { api.left().await }
+    };
     let service = service_fn(move |request| {
         let api = api.clone();
-        if !api.is_in_service() {
+        if api.is_diverged() {
             // Agents find another server for what they ask next.
             all.send_if_modified(|stage| {
                 let serving = *stage == Stage::Serving;
@@ -68,7 +73,7 @@ async fn connection(
                 serving
             });
         }
-        async move { Ok::<_, Infallible>(api.answer(request, Origin::Agent).await) }
+        async move { Ok::<_, Infallible>(answer(api, request).await) }
     });
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
@@ -83,9 +88,15 @@ async fn connection(
         .max_local_error_reset_streams(streams::MAX_STREAMS)
         .max_header_list_size(streams::MAX_HEAD);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let draining = async {
+        tokio::select! {
+            () = reached(&mut stage, Stage::Draining) => {}
+            () = left => {}
+        }
+    };
     let ended = tokio::select! {
         ended = &mut connection => ended,
-        () = reached(&mut stage, Stage::Draining) => {
+        () = draining => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 ended = &mut connection => ended,
@@ -95,6 +106,33 @@ async fn connection(
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "an agent's connection broke");
+    }
+}
+
+/// Answers a request. One that has left answers no reads, not even those that began before, and passes on what nothing has
+/// come of (LEAVE-6).
+async fn answer(api: Api, request: Request<Incoming>) -> Answer {
+    let is_read = request.method() == Method::GET;
+    let answer = if is_read {
+        tokio::select! {
+            biased;
+            answer = api.answer(request, Origin::Agent) => Some(answer),
+            () = api.left() => None,
+        }
+    } else {
+        Some(api.answer(request, Origin::Agent).await)
+    };
+    match answer {
+        Some(answer)
+            if !api.has_left() || !is_read && answer.extensions().get::<Untouched>().is_none() =>
+        {
+            answer
+        }
+        _ => {
+            let mut answer = Answer::new(Outgoing::Left(Full::default()));
+            *answer.status_mut() = streams::ELSEWHERE;
+            answer
+        }
     }
 }
 

@@ -173,6 +173,9 @@ pub enum RpcError {
         /// Why.
         refusal: Refusal,
     },
+    /// The server leaves: nothing has come of the request.
+    #[error("rpc error making call: No cluster leader")]
+    Elsewhere,
     /// Too much is under way, here or there: the request was not looked at.
     #[error("rpc error making call: too many requests in flight")]
     Overloaded,

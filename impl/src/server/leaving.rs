@@ -28,6 +28,17 @@ impl Server {
         }
     }
 
+    /// Whether this server has left Raft, or goes without that: it hears of no writes any more, and others can do what is
+    /// asked of it (LEAVE-6). Then it is about to stop, and nothing brings it back.
+    pub fn has_left(&self) -> bool {
+        self.0.left.is_tripped()
+    }
+
+    /// Waits until then.
+    pub async fn left(&self) {
+        self.0.left.tripped().await;
+    }
+
     /// Has this server removed from Raft, unless it is the last. An error says why the others need it.
     pub async fn leave_raft(&self) -> Result<(), String> {
         let started = Instant::now();
@@ -52,6 +63,11 @@ impl Server {
                         tracing::warn!(
                             "raft: failed to leave raft configuration gracefully, timeout"
                         );
+                    }
+                    // The last one is all that its cluster has, to the end.
+                    let others = now.configuration.servers.keys().any(|id| *id != self.0.id);
+                    if others {
+                        self.0.left.trip();
                     }
                     return Ok(());
                 }

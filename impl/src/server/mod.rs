@@ -24,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-use agent_sync::{GroupCommit, Published, Watches};
+use agent_sync::{GroupCommit, Latch, Published, Watches};
 use bytes::Bytes;
 use spec::{
     codec::{self, RPC_LIMIT},
@@ -103,6 +103,8 @@ struct Shared {
     gathering: Mutex<Gathering>,
     /// Compares the state with the other servers'.
     agreeing: Arc<Agreeing>,
+    /// Whether it is out of Raft, or goes all the same, because it leaves.
+    left: Latch,
     /// Who serves the connections of agents that are no servers.
     tunnels: Mutex<Option<Arc<dyn Tunnels>>>,
     /// Why the agent must stop, once it must.
@@ -143,6 +145,18 @@ impl Server {
         Instant::now() + hold + hold / 256 * u32::try_from(jitter).unwrap_or(0)
     }
 
+    /// As [`leader_known`]; who has left needn't wait for one (LEAVE-6).
+    async fn leader_known(
+        &self,
+        leadership: &mut watch::Receiver<Leadership>,
+        deadline: Instant,
+    ) -> bool {
+        tokio::select! {
+            known = leader_known(leadership, deadline) => known,
+            () = self.left() => leadership.borrow().leader.is_some(),
+        }
+    }
+
     /// Puts a command through the log (through the leader where this server doesn't lead), and gives its index and what
     /// became of it, once it is applied.
     pub async fn propose(&self, command: Command) -> Result<(u64, Outcome), ServerError> {
@@ -175,7 +189,7 @@ impl Server {
                 // Whoever was asked no longer leads: news of who does are on their way.
                 let _ = tokio::time::timeout(wait, leadership.changed()).await;
             }
-            if Instant::now() >= deadline || !leader_known(&mut leadership, deadline).await {
+            if Instant::now() >= deadline || !self.leader_known(&mut leadership, deadline).await {
                 return Err(ServerError::NoLeader);
             }
         }
@@ -263,7 +277,7 @@ impl Server {
                 Some(response) => return Ok(response),
             }
             let _ = tokio::time::timeout(Duration::from_millis(25), leadership.changed()).await;
-            if Instant::now() >= deadline || !leader_known(&mut leadership, deadline).await {
+            if Instant::now() >= deadline || !self.leader_known(&mut leadership, deadline).await {
                 return Err(ServerError::NoLeader);
             }
         }
@@ -281,11 +295,19 @@ impl Server {
         let mut leadership = self.0.leadership.clone();
         let mut deadline = None;
         loop {
+            if self.has_left() {
+                // The leader has forgotten this server, and confirms nothing to it any more (LEAVE-6).
+                return Err(ServerError::NoLeader);
+            }
             if let Some(index) = self.0.reads.index().await? {
                 if self.0.published.index() < index.0 {
                     let hold = *deadline.get_or_insert_with(|| self.hold());
-                    let applied = self.0.published.wait_for(index.0);
-                    if tokio::time::timeout_at(hold, applied).await.is_err() {
+                    let applied = tokio::time::timeout_at(hold, self.0.published.wait_for(index.0));
+                    let in_time = tokio::select! {
+                        applied = applied => applied.is_ok(),
+                        () = self.left() => false,
+                    };
+                    if !in_time {
                         return Err(ServerError::NoLeader);
                     }
                 }
@@ -297,7 +319,7 @@ impl Server {
                 // It may be gone already; news of that are on their way.
                 let _ = tokio::time::timeout(Duration::from_millis(10), leadership.changed()).await;
             }
-            if Instant::now() >= deadline || !leader_known(&mut leadership, deadline).await {
+            if Instant::now() >= deadline || !self.leader_known(&mut leadership, deadline).await {
                 return Err(ServerError::NoLeader);
             }
         }
@@ -307,7 +329,7 @@ impl Server {
     async fn read_stale(&self) -> Result<View, ServerError> {
         if !self.0.gauges.ever_led.load(Ordering::Relaxed) {
             let mut leadership = self.0.leadership.clone();
-            if !leader_known(&mut leadership, self.hold()).await {
+            if !self.leader_known(&mut leadership, self.hold()).await {
                 return Err(ServerError::NoLeader);
             }
         }
@@ -410,7 +432,7 @@ impl Server {
     pub async fn raft_configuration(&self, stale: bool) -> Result<RaftConfiguration, ServerError> {
         let mut leadership = self.0.leadership.clone();
         let enough = stale && self.0.gauges.ever_led.load(Ordering::Relaxed);
-        if !enough && !leader_known(&mut leadership, self.hold()).await {
+        if !enough && !self.leader_known(&mut leadership, self.hold()).await {
             return Err(ServerError::NoLeader);
         }
         self.learn_names().await;

@@ -365,6 +365,7 @@ impl Server {
             gathering: Mutex::default(),
             agreeing: Arc::clone(&agreeing),
             fatal,
+            left: Latch::new(),
             tunnels: Mutex::default(),
             threads: Mutex::default(),
             runtime: tokio::runtime::Handle::current(),

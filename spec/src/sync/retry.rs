@@ -10,7 +10,7 @@ const STAGGER: u32 = 16;
 /// How a request got lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Failure {
-    /// It certainly never left.
+    /// It certainly wasn't carried out: it never left, or the server says that nothing came of it.
     NotSent,
     /// It left, and no answer came.
     Lost,
