@@ -29,6 +29,8 @@ use apply::Applier;
 use consensus::{Apply, Consensus, Input, Leadership, Outbox, Snapshot};
 use writer::Writer;
 
+/// The most inputs of one turn.
+const TURN_INPUTS: usize = 1024;
 /// How long a full disk is left alone before the same writes are tried again.
 const FULL_DISK_RETRY: Duration = Duration::from_secs(1);
 
@@ -138,6 +140,13 @@ impl Running {
             };
             if self.core.inbox.take(&mut inputs, deadline) == Taken::Closed {
                 return Ok(());
+            }
+            // A flood of inputs must not hold up what the first of them gave rise to, and timers.
+            while inputs.len() > TURN_INPUTS {
+                let rest = inputs.split_off(TURN_INPUTS);
+                self.turn(&mut inputs)?;
+                self.settle(&mut inputs)?;
+                inputs = rest;
             }
             self.turn(&mut inputs)?;
         }

@@ -63,6 +63,8 @@ use crate::{
 
 /// How long another server may take to answer a forwarded request.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Entries that may be committed and not applied while the leader takes more; etcd refuses at 5,000.
+const MAX_UNAPPLIED: u64 = 65_536;
 /// How long a leader may still take when another one leads: one that runs answers as soon as it steps down, and from one
 /// that froze or whose answers are lost none comes before its connection breaks, seconds later.
 const DEPOSED_TIMEOUT: Duration = Duration::from_secs(1);
@@ -198,6 +200,11 @@ impl Server {
     async fn propose_here(&self, payload: Payload) -> Result<(u64, Outcome), ProposeError> {
         if self.0.agreeing.reason().is_some() {
             return Err(ProposeError::NotLeader);
+        }
+        // What is committed waits in memory until it is applied, and clients could write faster than that.
+        let committed = self.0.gauges.commit_index.load(Ordering::Relaxed);
+        if committed.saturating_sub(self.0.published.index()) > MAX_UNAPPLIED {
+            return Err(ProposeError::Overloaded);
         }
         let (reply, answer) = oneshot::channel();
         let bytes = payload.0.len();

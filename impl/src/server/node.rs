@@ -11,11 +11,11 @@ use std::{
     time::Duration,
 };
 
-use agent_sync::{GroupCommit, Published, Watches};
+use agent_sync::{GroupCommit, Latch, Published, Watches};
 use bytes::Bytes;
 use spec::{
     codec::{self, RPC_LIMIT},
-    raft::{Config, Configuration, Message, ServerId},
+    raft::{Config, Configuration, Entry, Message, ServerId},
     state::State,
     time::Instant,
 };
@@ -81,7 +81,10 @@ struct Dispatch {
 impl Handler for Dispatch {
     fn raft(&self, from: ServerId, RaftMessage { message, bytes }: RaftMessage) {
         // A message more or less: Raft allows for loss, and a full inbox must not grow.
-        let size = bytes.as_ref().map_or(0, Bytes::len);
+        let size = match &message {
+            Message::AppendEntries(append) => append.entries.iter().map(Entry::size).sum(),
+            _ => bytes.as_ref().map_or(0, Bytes::len),
+        };
         let _ = self.inbox.send_sized(Input::Message { from, message, bytes }, size);
     }
 
