@@ -32,4 +32,5 @@ pub mod process;
 pub mod recorded;
 pub mod sim;
 pub mod tidy;
+pub mod volume;
 pub mod writers;

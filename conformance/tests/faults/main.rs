@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper of tests fails the test")]
 
+mod disk;
 mod hostile;
 mod keys;
 mod loss;
