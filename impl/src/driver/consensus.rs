@@ -454,7 +454,20 @@ impl Consensus {
                     let command = Command::Transfer { request, to };
                     self.step(now, Event::Command(command), None, out);
                 }
-                Input::Full(full) => self.full = full,
+                Input::Full(full) => {
+                    match full {
+                        true if !self.full => tracing::error!(
+                            target: "agent.server",
+                            "raft: the log's disk is full: this server takes no writes and doesn't lead; free room where its data directory is"
+                        ),
+                        false if self.full => tracing::info!(
+                            target: "agent.server",
+                            "raft: the log's disk has room again"
+                        ),
+                        _ => {}
+                    }
+                    self.full = full;
+                }
                 Input::Diverged => self.diverged = true,
                 Input::Form(configuration) => {
                     self.step(now, Event::Command(Command::Form(configuration)), None, out);
