@@ -83,8 +83,6 @@ pub struct Limits {
     pub rpc_handshake_timeout: Duration,
     /// The largest value of a key, in bytes.
     pub kv_max_value_size: usize,
-    /// The largest body of a transaction, in bytes.
-    pub txn_max_req_len: usize,
 }
 
 /// `http_config` and what else shapes the HTTP API.

@@ -16,7 +16,7 @@ use super::{Config, ConfigError, HttpConfig, Limits, Listen, Sources, sockaddr};
 use crate::http::{Network, go};
 use crate::telemetry::Level;
 
-/// The largest value and transaction: what fits one frame between servers beside its envelope.
+/// The largest value: what fits one frame between servers beside its envelope.
 pub const MAX_REQUEST_BYTES: usize = 3 * 1024 * 1024;
 
 fn defaults(dev: bool) -> Value {
@@ -36,7 +36,6 @@ fn defaults(dev: bool) -> Value {
             "rpc_max_burst": 1000,
             "rpc_handshake_timeout": "5s",
             "kv_max_value_size": 512 * 1024,
-            "txn_max_req_len": 512 * 1024,
         },
         "gossip_lan": {
             "gossip_nodes": 3,
@@ -144,7 +143,11 @@ fn settle_unsupported(given: &Value) -> Result<Vec<String>, ConfigError> {
             Status::Ignored => {
                 warnings.push(format!("{} has no effect: it is not supported yet", key.path));
             }
-            Status::Used | Status::Moot | Status::Refused(_) => {}
+            Status::Moot(anyway) if *value != Value::Bool(anyway) => warnings.push(format!(
+                "{} = {value} has no effect: what it would switch on is not supported yet",
+                key.path
+            )),
+            Status::Used | Status::Moot(_) | Status::Refused(_) => {}
         }
     }
     Ok(warnings)
@@ -599,17 +602,12 @@ fn read_limits(reader: &mut Reader<'_>) -> Limits {
         rpc_max_burst: reader.count("limits.rpc_max_burst"),
         rpc_handshake_timeout: reader.duration("limits.rpc_handshake_timeout"),
         kv_max_value_size: reader.count("limits.kv_max_value_size"),
-        txn_max_req_len: reader.count("limits.txn_max_req_len"),
     };
-    for (path, bytes) in [
-        ("limits.kv_max_value_size", limits.kv_max_value_size),
-        ("limits.txn_max_req_len", limits.txn_max_req_len),
-    ] {
-        if bytes > MAX_REQUEST_BYTES {
-            reader.errors.push(format!(
-                "{path} cannot be {bytes}. Must be less than or equal to {MAX_REQUEST_BYTES}"
-            ));
-        }
+    let bytes = limits.kv_max_value_size;
+    if bytes > MAX_REQUEST_BYTES {
+        reader.errors.push(format!(
+            "limits.kv_max_value_size cannot be {bytes}. Must be less than or equal to {MAX_REQUEST_BYTES}"
+        ));
     }
     limits
 }

@@ -32,8 +32,9 @@ pub enum Status {
     /// It is accepted, with a warning unless it is switched off: its feature doesn't exist here, and nobody is less
     /// safe without it.
     Ignored,
-    /// It is accepted in silence: what it asks for is what happens anyway.
-    Moot,
+    /// It is a switch that is accepted in silence where it asks for what happens anyway, which is this value, and with a
+    /// warning where it asks for the other.
+    Moot(bool),
     /// It is refused unless it is switched off: to ignore it would weaken what its author relies on.
     Refused(&'static str),
 }
@@ -57,8 +58,8 @@ const fn ignored(path: &'static str, kind: Kind) -> Key {
     Key { path, kind, status: Status::Ignored }
 }
 
-const fn moot(path: &'static str, kind: Kind) -> Key {
-    Key { path, kind, status: Status::Moot }
+const fn moot(path: &'static str, anyway: bool) -> Key {
+    Key { path, kind: Bool, status: Status::Moot(anyway) }
 }
 
 const fn refused(path: &'static str, kind: Kind, why: &'static str) -> Key {
@@ -125,7 +126,6 @@ pub const KEYS: &[Key] = &[
     used("limits.rpc_max_burst", Int),
     used("limits.rpc_max_conns_per_client", Int),
     used("limits.rpc_rate", Float),
-    used("limits.txn_max_req_len", Int),
     used("log_json", Bool),
     used("log_level", Str),
     used("max_query_time", Duration),
@@ -163,11 +163,11 @@ pub const KEYS: &[Key] = &[
     used("start_join_wan", Strs),
     used("sync_coordinate_interval_min", Duration),
     used("sync_coordinate_rate_target", Float),
-    // What it asks for is what happens anyway.
-    moot("disable_host_node_id", Bool),
-    moot("disable_remote_exec", Bool),
-    moot("disable_update_check", Bool),
-    moot("ports.dns", Int),
+    // What they ask for happens anyway: ids are drawn, no command of others is run, and nobody is asked for updates.
+    moot("disable_anonymous_signature", true),
+    moot("disable_host_node_id", true),
+    moot("disable_remote_exec", true),
+    moot("disable_update_check", true),
     // Features that don't exist here.
     ignored("addresses.dns", Str),
     ignored("addresses.grpc", Str),
@@ -185,7 +185,6 @@ pub const KEYS: &[Key] = &[
     ignored("check_output_max_size", Int),
     ignored("check_update_interval", Duration),
     ignored("checks", Any),
-    ignored("disable_anonymous_signature", Bool),
     ignored("disable_kv_key_validation", Bool),
     ignored("discard_check_output", Bool),
     ignored("discovery_max_stale", Duration),
@@ -198,12 +197,14 @@ pub const KEYS: &[Key] = &[
     ignored("http_config.max_header_bytes", Int),
     ignored("http_config.use_cache", Bool),
     ignored("limits.https_handshake_timeout", Duration),
+    ignored("limits.txn_max_req_len", Int),
     ignored("log_file", Str),
     ignored("log_rotate_bytes", Int),
     ignored("log_rotate_duration", Duration),
     ignored("log_rotate_max_files", Int),
     ignored("performance.grpc_keepalive_interval", Duration),
     ignored("performance.grpc_keepalive_timeout", Duration),
+    ignored("ports.dns", Int),
     ignored("ports.expose_max_port", Int),
     ignored("ports.expose_min_port", Int),
     ignored("ports.grpc", Int),

@@ -78,7 +78,6 @@ impl ServerSettings {
                 rpc_max_burst: 1000,
                 rpc_handshake_timeout: Duration::from_secs(5),
                 kv_max_value_size: 512 << 10,
-                txn_max_req_len: 512 << 10,
             },
             raft_snapshot_threshold: 16_384,
             raft_snapshot_interval: Duration::from_secs(30),

@@ -204,6 +204,36 @@ fn what_has_no_effect_is_warned_of_by_name() {
 }
 
 #[test]
+fn a_switch_that_asks_for_what_happens_anyway_is_moot_and_the_other_way_it_is_named() {
+    let switches = [
+        "disable_anonymous_signature",
+        "disable_host_node_id",
+        "disable_remote_exec",
+        "disable_update_check",
+    ];
+    let warnings = |flags: Value| resolved(&[BASE], flags, false).unwrap().warnings;
+    for switch in switches {
+        assert_eq!(warnings(json!({ switch: true })), [""; 0], "{switch}");
+        let text =
+            format!("{switch} = false has no effect: what it would switch on is not supported yet");
+        assert_eq!(warnings(json!({ switch: false })), [text], "{switch}");
+    }
+}
+
+#[test]
+fn what_is_for_dns_and_transactions_is_named_while_there_are_none() {
+    let warnings = |flags: Value| resolved(&[BASE], flags, false).unwrap().warnings;
+    assert_eq!(warnings(json!({"ports": {"dns": -1}})), [""; 0]);
+    assert_eq!(
+        warnings(json!({"ports": {"dns": 8600}, "limits": {"txn_max_req_len": 1_048_576}})),
+        [
+            "limits.txn_max_req_len has no effect: it is not supported yet",
+            "ports.dns has no effect: it is not supported yet",
+        ]
+    );
+}
+
+#[test]
 fn gossip_is_configured_as_consul_does() {
     let flags = json!({
         "encrypt": "E2Sa95EbCMr+dSmShxpWT4xhA37GAUy7MNhzL+8NyNQ=", "retry_join": ["a", "b:1"],
