@@ -70,7 +70,6 @@ const ACL: &str =
     "access control lists are not supported yet, and without them every request is allowed";
 const TLS: &str =
     "TLS is not supported yet, and without it traffic is neither encrypted nor verified";
-const CIDRS: &str = "restricting gossip peers is not supported yet";
 const SCRIPTS: &str = "health checks are not supported yet";
 const MESH: &str = "the service mesh is not part of this agent";
 const ENTERPRISE: &str = "namespaces, partitions and audit logs are not part of this agent";
@@ -269,8 +268,9 @@ pub const KEYS: &[Key] = &[
     refused("read_replica", Bool, ENTERPRISE),
     refused("segment", Str, ENTERPRISE),
     refused("segments", Any, ENTERPRISE),
-    refused("serf_allowed_cidrs_lan", Strs, CIDRS),
-    refused("serf_allowed_cidrs_wan", Strs, CIDRS),
+    refused("serf_allowed_cidrs_lan", Strs, "the key is called serf_lan_allowed_cidrs"),
+    refused("serf_allowed_cidrs_wan", Strs, "the key is called serf_wan_allowed_cidrs"),
+    refused("server_name", Str, TLS),
     refused("tls", Any, TLS),
     refused("tls_cipher_suites", Str, TLS),
     refused("tls_min_version", Str, TLS),

@@ -179,6 +179,7 @@ fn what_would_weaken_security_is_refused_by_name_unless_it_is_off() {
         (json!({"auto_encrypt": {"tls": true}}), "auto_encrypt"),
         (json!({"enable_script_checks": true}), "enable_script_checks"),
         (json!({"serf_allowed_cidrs_wan": ["10.0.0.0/8"]}), "serf_allowed_cidrs_wan"),
+        (json!({"server_name": "consul.example"}), "server_name"),
     ] {
         let error = resolved(&[BASE], flags, false).unwrap_err();
         assert!(error.starts_with(&format!("{key} cannot be set: ")), "{error}");
