@@ -6,6 +6,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -510,9 +511,10 @@ fn the_api_is_reached_through_a_unix_socket() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("api.sock");
     let file = folder.path().join("agent.json");
-    fs::write(&file, format!(r#"{{"addresses":{{"http":"unix://{}"}}}}"#, socket.display()))
-        .unwrap();
+    let http = format!(r#""addresses":{{"http":"unix://{}"}}"#, socket.display());
+    fs::write(&file, format!(r#"{{{http},"unix_sockets":{{"mode":"0604"}}}}"#)).unwrap();
     let agent = Agent::start(&[&format!("-config-file={}", file.display())]);
+    assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o604);
     let address = format!("unix://{}", socket.display());
     assert_eq!(run(&address, &["kv", "put", "a", "1"]).code, 0);
     assert_eq!(run(&address, &["kv", "get", "a"]).out, "1\n");

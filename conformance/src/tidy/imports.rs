@@ -58,6 +58,7 @@ const TOUCHES: &[Touch] = &[
             "UdpSocket",
             "UnixStream",
             "UnixListener",
+            "UnixSocket",
             "rustix::net",
         ],
         within: "impl/src/",

@@ -2,6 +2,7 @@
 
 mod role;
 mod running;
+mod socket;
 
 use std::path::PathBuf;
 

@@ -68,6 +68,17 @@ impl std::fmt::Display for Listen {
     }
 }
 
+/// `unix_sockets`: whose the sockets in the file system are, and who else may use them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SocketAccess {
+    /// The owner, by name or number; whoever runs the agent, if none.
+    pub user: Option<String>,
+    /// The group, by name or number; that of whoever runs the agent, if none.
+    pub group: Option<String>,
+    /// The permissions; what the process's mask leaves, if none.
+    pub mode: Option<u32>,
+}
+
 /// `limits`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
@@ -90,6 +101,8 @@ pub struct Limits {
 pub struct HttpConfig {
     /// Where it listens.
     pub listen: Vec<Listen>,
+    /// Who may use those of its listeners that are in the file system.
+    pub socket_access: SocketAccess,
     /// Headers that every routed answer carries.
     pub response_headers: Vec<(String, String)>,
     /// Path prefixes that answer 403.

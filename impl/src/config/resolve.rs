@@ -12,7 +12,7 @@ use spec::state::AutopilotSettings;
 use super::gossip::{Area, GossipConfig, GossipKey, GossipTuning};
 use super::load::{self, merge, multi_error};
 use super::schema::{self, KEYS, Kind, Status};
-use super::{Config, ConfigError, HttpConfig, Limits, Listen, Sources, sockaddr};
+use super::{Config, ConfigError, HttpConfig, Limits, Listen, SocketAccess, Sources, sockaddr};
 use crate::http::{Network, go};
 use crate::telemetry::Level;
 
@@ -124,6 +124,11 @@ pub fn resolve(sources: &Sources) -> Result<Config, ConfigError> {
     if config.wan.is_none() {
         let idle = |path| format!("{path} has no effect: this agent is not in the WAN's pool");
         warnings.extend(of_the_wan.into_iter().map(idle));
+    }
+    if config.http.socket_access != SocketAccess::default()
+        && !config.http.listen.iter().any(|listen| matches!(listen, Listen::Unix(_)))
+    {
+        warnings.push("unix_sockets has no effect: the HTTP API has no unix socket".to_owned());
     }
     settle_bootstrap(&mut config, &mut warnings);
     config.warnings = warnings;
@@ -585,12 +590,30 @@ fn read_http(reader: &mut Reader<'_>) -> HttpConfig {
     }
     HttpConfig {
         listen,
+        socket_access: read_socket_access(reader),
         response_headers: reader.pairs("http_config.response_headers"),
         block_endpoints: reader.texts("http_config.block_endpoints"),
         allow_write_http_from,
         disable_unprintable_char_filter: reader.bool("disable_http_unprintable_char_filter"),
         default_query_time: reader.duration("default_query_time"),
         max_query_time: reader.duration("max_query_time"),
+    }
+}
+
+fn read_socket_access(reader: &mut Reader<'_>) -> SocketAccess {
+    let filled = |reader: &Reader<'_>, path| reader.text(path).filter(|text| !text.is_empty());
+    let mode = filled(reader, "unix_sockets.mode").and_then(|text| {
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        let mode = u32::from_str_radix(&text, 8).ok().filter(|mode| digits && *mode <= 0o777);
+        if mode.is_none() {
+            reader.errors.push(format!("unix_sockets.mode: invalid mode specified: {text}"));
+        }
+        mode
+    });
+    SocketAccess {
+        user: filled(reader, "unix_sockets.user"),
+        group: filled(reader, "unix_sockets.group"),
+        mode,
     }
 }
 

@@ -162,6 +162,9 @@ pub const KEYS: &[Key] = &[
     used("start_join_wan", Strs),
     used("sync_coordinate_interval_min", Duration),
     used("sync_coordinate_rate_target", Float),
+    used("unix_sockets.group", Str),
+    used("unix_sockets.mode", Str),
+    used("unix_sockets.user", Str),
     // What they ask for happens anyway: ids are drawn, no command of others is run, and nobody is asked for updates.
     moot("disable_anonymous_signature", true),
     moot("disable_host_node_id", true),

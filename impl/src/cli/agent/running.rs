@@ -2,18 +2,17 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::process;
 
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::role::Role;
+use super::{role::Role, socket};
 use crate::cli::go_error;
-use crate::config::{Config, Listen, Sources, resolve};
+use crate::config::{Config, Listen, SocketAccess, Sources, resolve};
 use crate::http::{self, Listener};
 use crate::telemetry::log::Log;
 
@@ -48,7 +47,7 @@ async fn serve(sources: &Sources, config: &Config, log: &Log) -> Result<Ended, S
     warn_of_open_doors(config);
     let mut listeners = Vec::new();
     for listen in &config.http.listen {
-        listeners.push((listen, bind(listen)?));
+        listeners.push((listen, bind(listen, &config.http.socket_access)?));
     }
     let (role, api) = Role::start(config).await?;
     let stopping = watch::Sender::new(false);
@@ -193,7 +192,7 @@ impl Signals {
     }
 }
 
-fn bind(listen: &Listen) -> Result<Listener, String> {
+fn bind(listen: &Listen, access: &SocketAccess) -> Result<Listener, String> {
     match listen {
         Listen::Tcp(address) => {
             let failed =
@@ -202,16 +201,7 @@ fn bind(listen: &Listen) -> Result<Listener, String> {
             listener.set_nonblocking(true).map_err(|error| failed(&error))?;
             TcpListener::from_std(listener).map(Listener::from).map_err(|error| failed(&error))
         }
-        Listen::Unix(path) => {
-            // A socket that a killed agent left behind would refuse this one for ever.
-            if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
-                fs::remove_file(path)
-                    .map_err(|error| format!("remove {}: {}", path.display(), go_error(&error)))?;
-            }
-            UnixListener::bind(path).map(Listener::from).map_err(|error| {
-                format!("listen unix {}: bind: {}", path.display(), go_error(&error))
-            })
-        }
+        Listen::Unix(path) => socket::listen(path, access).map(Listener::from),
     }
 }
 

@@ -158,6 +158,11 @@ fn what_does_not_convert_is_listed_by_key() {
             json!({"limits": {"rpc_max_burst": -1}}),
             "limits.rpc_max_burst cannot be -1. Must be greater than or equal to zero",
         ),
+        (json!({"unix_sockets": {"mode": "rw"}}), "unix_sockets.mode: invalid mode specified: rw"),
+        (
+            json!({"unix_sockets": {"mode": "1777"}}),
+            "unix_sockets.mode: invalid mode specified: 1777",
+        ),
         (
             json!({"bind_addr": "{{ GetInterfaceIP \"none\" }}", "advertise_addr": "127.0.0.1"}),
             "bind_addr: {{ GetInterfaceIP \"none\" }} comes to no address",
@@ -373,6 +378,25 @@ fn http_listens_where_addresses_say_and_nowhere_without_a_port() {
         [Listen::Unix("/tmp/a".into()), Listen::Tcp("127.0.0.2:9".parse().unwrap())]
     );
     assert_eq!(listen(json!({"ports": {"http": -1}})), []);
+}
+
+#[test]
+fn who_may_use_unix_sockets_is_read_and_named_where_there_are_none() {
+    let access = json!({"user": "0", "group": "adm", "mode": "0660"});
+    let http = json!({"http": "unix:///tmp/a"});
+    let both = json!({"unix_sockets": access, "addresses": http});
+    let config = resolved(&[BASE], both, false).unwrap();
+    let read = SocketAccess {
+        user: Some("0".to_owned()),
+        group: Some("adm".to_owned()),
+        mode: Some(0o660),
+    };
+    assert_eq!((config.http.socket_access, config.warnings), (read, Vec::new()));
+    let text = "unix_sockets has no effect: the HTTP API has no unix socket";
+    let config = resolved(&[BASE], json!({"unix_sockets": access}), false).unwrap();
+    assert_eq!(config.warnings, [text]);
+    let none = json!({"unix_sockets": {"user": "", "group": "", "mode": ""}});
+    assert_eq!(resolved(&[BASE], none, false).unwrap().warnings, [""; 0]);
 }
 
 #[test]
