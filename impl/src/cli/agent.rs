@@ -96,7 +96,7 @@ fn banner(config: &Config) -> String {
             Server: {} (Bootstrap: {})
        Client Addr: [{}] (HTTP)
       Cluster Addr: {} (advertised: {})
-           Encrypt: Gossip: false, TLS-Outgoing: false, TLS-Incoming: false, Auto-Encrypt-TLS: false
+           Encrypt: Gossip: {}, TLS-Outgoing: false, TLS-Incoming: false, Auto-Encrypt-TLS: false
 
 ==> Log data will now stream in as it occurs:
 
@@ -109,6 +109,7 @@ fn banner(config: &Config) -> String {
         listen.join(" "),
         config.bind_address,
         config.advertise_address,
+        role::encrypts_gossip(config),
     )
 }
 
@@ -121,4 +122,33 @@ fn prepare(given: &Given) -> Result<(Sources, Config), String> {
     let sources = sources(given)?;
     let config = resolve(&sources).map_err(|error| error.to_string())?;
     Ok((sources, config))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_banner_says_whether_gossip_is_encrypted() {
+        let folder = tempfile::tempdir().unwrap();
+        let encrypted = |keys: Value| {
+            let mut flags = json!({ "data_dir": folder.path().to_str(), "bind_addr": "127.0.0.1" });
+            crate::config::load::merge(&mut flags, keys);
+            let config = resolve(&Sources { flags, ..Sources::default() }).unwrap();
+            let text = banner(&config);
+            let (_, line) = text.split_once("Encrypt: Gossip: ").unwrap();
+            line.split(',').next().unwrap() == "true"
+        };
+        let key = "aPuGh+5UDskRAbkLaXRzFoSOcSM+5vAK+NEYOWHJH7w=";
+        assert!(!encrypted(json!({})));
+        assert!(encrypted(json!({ "encrypt": key })));
+        // Keys that were kept are used though the configuration names none.
+        let kept = folder.path().join("serf/local.keyring");
+        std::fs::create_dir_all(kept.parent().unwrap()).unwrap();
+        std::fs::write(&kept, json!([key]).to_string()).unwrap();
+        assert!(encrypted(json!({})));
+        assert!(!encrypted(json!({ "disable_keyring_file": true })));
+    }
 }

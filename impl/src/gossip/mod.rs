@@ -20,7 +20,7 @@ pub use self::{
     events::{Events, UserEvent, index_of},
     identity::{Identity, ServerIdentity},
     pool::{Members, Pool, PoolError, PoolMember},
-    start::{PoolSettings, StartError},
+    start::{PoolSettings, StartError, starts_encrypted},
 };
 pub(crate) use self::{
     finding::{feed_client, feed_server, tell_cluster},

@@ -123,9 +123,7 @@ impl Pool {
                 (Some(store), durable)
             }
         };
-        let keyring_file = (settings.folder.as_ref())
-            .filter(|_| !gossip.disable_keyring_file)
-            .map(|folder| folder.join(format!("{}.keyring", file_name(area))));
+        let keyring_file = keyring_file(gossip, settings.folder.as_deref());
         let keyring = keyring(gossip, keyring_file.as_deref())?;
         let (socket, listener) = bind(area, gossip.bind).await?;
         let bound = listener.local_addr().map_err(|source| StartError::Listen {
@@ -285,6 +283,19 @@ fn pause(gossip: &GossipConfig, attempt: u32) -> Duration {
     let sooner = Duration::from_millis(250) * (1 << attempt.min(10));
     let interval = gossip.retry_interval.max(Duration::from_millis(10));
     if gossip.retry_max == 0 { interval.min(sooner) } else { interval }
+}
+
+/// Where a pool keeps its keys, in `folder`.
+fn keyring_file(gossip: &GossipConfig, folder: Option<&Path>) -> Option<PathBuf> {
+    let folder = folder.filter(|_| !gossip.disable_keyring_file)?;
+    Some(folder.join(format!("{}.keyring", file_name(gossip.area))))
+}
+
+/// Whether a pool that keeps its files in `folder` starts with a key, be it configured or kept.
+pub fn starts_encrypted(gossip: &GossipConfig, folder: Option<&Path>) -> bool {
+    // A file that can't be read is told when the pool starts.
+    let kept = || keyring_file(gossip, folder).and_then(|file| read_keyring(&file).ok().flatten());
+    gossip.key.is_some() || kept().is_some()
 }
 
 /// The keys: those of the file, or the one that is configured.

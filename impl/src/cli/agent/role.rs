@@ -1,6 +1,6 @@
 //! What an agent is: a server, or one that asks servers; and a member of the pool in which they find each other.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use spec::{raft::NodeId, sync::flood::wan_name};
 use tokio::sync::watch;
@@ -8,7 +8,8 @@ use tokio::sync::watch;
 use crate::client::{Client, KnownServers};
 use crate::config::{Config, gossip::GossipConfig};
 use crate::gossip::{
-    Identity, LocalAgent, Pool, PoolSettings, Reload, feed_client, feed_server, flood, tell_cluster,
+    Identity, LocalAgent, Pool, PoolSettings, Reload, feed_client, feed_server, flood,
+    starts_encrypted, tell_cluster,
 };
 use crate::http::{Api, Settings, tunnel::Tunnels};
 use crate::server::Server;
@@ -157,6 +158,16 @@ impl Role {
     }
 }
 
+/// Where pools keep their files.
+fn gossip_folder(config: &Config) -> Option<PathBuf> {
+    config.data_dir.as_ref().map(|folder| folder.join(FOLDER))
+}
+
+/// Whether gossip starts encrypted.
+pub(super) fn encrypts_gossip(config: &Config) -> bool {
+    starts_encrypted(&config.gossip, gossip_folder(config).as_deref())
+}
+
 /// Has the agent tell the catalog of itself.
 fn tell(config: &Config, pool: &Pool, catalog: Catalog, id: NodeId) {
     let (lan, wan) = (config.gossip.advertise.ip(), config.advertise_wan);
@@ -198,7 +209,7 @@ async fn pool(
         tags: identity.tags(),
         datacenter: config.datacenter.clone(),
         node_id: settings.node_id.clone(),
-        folder: config.data_dir.as_ref().map(|folder| folder.join(FOLDER)),
+        folder: gossip_folder(config),
     };
     let pool = Pool::start(pool).await.map_err(|error| error.to_string())?;
     let encrypted = pool.is_encrypted();
