@@ -43,6 +43,7 @@ fn definition() -> Command {
         list("config-file", "value", "Path to a file in JSON format with a matching file extension. Can be specified multiple times."),
         value("config-format", "string", "Config files are in this format irrespective of their extension. Must be 'json'"),
         switch("dev", "Starts the agent in development mode."),
+        list("hcl", "value", "A fragment of configuration, in JSON, that is merged behind the other flags. Can be specified multiple times."),
     ])
 }
 
@@ -64,6 +65,7 @@ fn sources(given: &Given) -> Result<Sources, String> {
     Ok(Sources {
         files: files.into_iter().map(PathBuf::from).collect(),
         flags: Value::Object(fragment),
+        fragments: given.raw("hcl"),
         dev: given.on("dev"),
         all_json: validate::all_json(given)?,
     })

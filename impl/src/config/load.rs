@@ -61,6 +61,17 @@ fn read_file(path: &Path, all_json: bool) -> Result<Value, ConfigError> {
     parse(&text).map_err(|error| ConfigError::new(format!("failed to parse {shown}: {error}")))
 }
 
+/// Parses the fragment that an argument `-hcl` is, of which this is the one with `number`.
+pub fn parse_argument(number: usize, text: &str) -> Result<Value, ConfigError> {
+    let failed =
+        |error: &str| ConfigError::new(format!("failed to parse flags-{number}.hcl: {error}"));
+    // What HCL has at its outermost are attributes and blocks, never a brace.
+    if !text.trim_start().starts_with('{') {
+        return Err(failed("HCL is not supported yet: use JSON"));
+    }
+    parse(text).map_err(|error| failed(&error))
+}
+
 /// Parses one JSON fragment and checks its keys and types.
 pub fn parse(text: &str) -> Result<Value, String> {
     let value: Value = serde_json::from_str(text).map_err(|error| {

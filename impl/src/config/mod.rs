@@ -42,8 +42,10 @@ impl ConfigError {
 pub struct Sources {
     /// `-config-file` and `-config-dir`, in the order of the command line.
     pub files: Vec<PathBuf>,
-    /// The other flags, as a fragment of the same shape as a file; it is merged last.
+    /// The other flags, as a fragment of the same shape as a file; it is merged behind the files.
     pub flags: Value,
+    /// `-hcl`: fragments as they were given; they are merged last, in this order.
+    pub fragments: Vec<String>,
     /// `-dev`.
     pub dev: bool,
     /// `-config-format=json`: files are JSON whatever they are called.

@@ -100,6 +100,9 @@ pub fn resolve(sources: &Sources) -> Result<Config, ConfigError> {
         merge(&mut given, fragment);
     }
     merge(&mut given, sources.flags.clone());
+    for (number, text) in sources.fragments.iter().enumerate() {
+        merge(&mut given, load::parse_argument(number, text)?);
+    }
     let mut warnings = settle_unsupported(&given)?;
     let of_the_wan = of_the_wan(&given);
     merge(&mut merged, given);

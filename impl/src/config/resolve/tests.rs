@@ -10,7 +10,7 @@ fn sources(files: &[&str], flags: Value, dev: bool) -> (tempfile::TempDir, Sourc
         fs::write(&path, text).unwrap();
         paths.push(path);
     }
-    (dir, Sources { files: paths, flags, dev, all_json: false })
+    (dir, Sources { files: paths, flags, dev, ..Sources::default() })
 }
 
 fn resolved(files: &[&str], flags: Value, dev: bool) -> Result<Config, String> {
@@ -36,6 +36,28 @@ fn a_file_later_on_the_command_line_wins_and_flags_win_over_files() {
     assert_eq!(config.server_addresses, ["a:1", "b:2", "c:3"]);
     assert!((config.limits.rpc_rate - 5.0).abs() < f64::EPSILON);
     assert_eq!(config.limits.rpc_max_burst, 7);
+}
+
+#[test]
+fn fragments_on_the_command_line_win_over_flags() {
+    let with = |fragments: &[&str]| {
+        let (_dir, mut sources) = sources(&[BASE], json!({"node_name": "flag"}), false);
+        sources.fragments = fragments.iter().map(|&text| text.to_owned()).collect();
+        resolve(&sources).map_err(|error| error.to_string())
+    };
+    let config =
+        with(&[r#"{"node_name":"one","raft_trailing_logs":7}"#, r#" {"node_name":"two"}"#]);
+    let config = config.unwrap();
+    assert_eq!((config.node_name.as_str(), config.raft_trailing_logs), ("two", 7));
+    for (fragment, error) in [
+        ("node_name = \"x\"", "HCL is not supported yet: use JSON"),
+        ("", "HCL is not supported yet: use JSON"),
+        (r#"{"nosuch":1}"#, "1 error occurred:\n\t* invalid config key nosuch\n\n"),
+        ("{", "unexpected end of JSON input"),
+    ] {
+        let text = format!("failed to parse flags-1.hcl: {error}");
+        assert_eq!(with(&["{}", fragment]).unwrap_err(), text);
+    }
 }
 
 #[test]
