@@ -439,6 +439,41 @@ fn a_client_agent_keeps_its_node_id_and_says_when_no_server_answers() {
 }
 
 #[test]
+fn what_asks_for_tls_or_a_namespace_is_refused_not_passed_over() {
+    let run = |variable: Option<&str>, arguments: &[&str]| {
+        let mut command = Command::new(PROGRAM);
+        command.args(["kv", "get"]).args(arguments).arg("a").env_clear();
+        command.env("CONSUL_HTTP_ADDR", "127.0.0.1:1").envs(variable.map(|name| (name, "x")));
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let tls = "TLS is not supported yet, and without it nothing is encrypted or verified";
+    let refused = |what: &str, why: &str| {
+        format!("Error connecting to Consul agent: {what} cannot be set: {why}\n")
+    };
+    for (flag, variable) in [
+        ("-ca-file", "CONSUL_CACERT"),
+        ("-ca-path", "CONSUL_CAPATH"),
+        ("-client-cert", "CONSUL_CLIENT_CERT"),
+        ("-client-key", "CONSUL_CLIENT_KEY"),
+        ("-tls-server-name", "CONSUL_TLS_SERVER_NAME"),
+    ] {
+        assert_eq!(run(None, &[flag, "x"]), refused(flag, tls));
+        assert_eq!(run(Some(variable), &[]), refused(variable, tls));
+    }
+    for variable in ["CONSUL_NAMESPACE", "CONSUL_PARTITION"] {
+        let why = "namespaces and partitions are not part of this agent";
+        assert_eq!(run(Some(variable), &[]), refused(variable, why));
+    }
+    // It gets as far as to the agent that isn't there.
+    for (variable, arguments) in [(Some("CONSUL_HTTP_SSL_VERIFY"), &[][..]), (None, &["-ca-file="])]
+    {
+        assert!(run(variable, arguments).contains("connection refused"), "{variable:?}");
+    }
+}
+
+#[test]
 fn an_unknown_command_lists_the_commands_and_ends_with_127() {
     for arguments in [&[][..], &["nosuch"]] {
         let unknown = run("127.0.0.1:1", arguments);

@@ -21,6 +21,21 @@ use super::go_error;
 /// The port of an address that names none.
 const HTTP_PORT: u16 = 80;
 
+const TLS: &str = "TLS is not supported yet, and without it nothing is encrypted or verified";
+const ENTERPRISE: &str = "namespaces and partitions are not part of this agent";
+
+/// What Consul's commands honour and ours can't: the flag, where there is one, its variable, and why. To pass over it would
+/// do something else than was asked for. `CONSUL_HTTP_SSL_VERIFY` isn't here: it only says how TLS is done.
+const REFUSED: [(Option<&str>, &str, &str); 7] = [
+    (Some("ca-file"), "CONSUL_CACERT", TLS),
+    (Some("ca-path"), "CONSUL_CAPATH", TLS),
+    (Some("client-cert"), "CONSUL_CLIENT_CERT", TLS),
+    (Some("client-key"), "CONSUL_CLIENT_KEY", TLS),
+    (Some("tls-server-name"), "CONSUL_TLS_SERVER_NAME", TLS),
+    (None, "CONSUL_NAMESPACE", ENTERPRISE),
+    (None, "CONSUL_PARTITION", ENTERPRISE),
+];
+
 /// Where an agent's HTTP API is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Target {
@@ -85,6 +100,16 @@ impl Client {
         }
         let tls = std::env::var("CONSUL_HTTP_SSL")
             .is_ok_and(|text| matches!(text.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True"));
+        for (flag, variable, why) in REFUSED {
+            if let Some(flag) = flag
+                && given.text(flag).is_some_and(|text| !text.is_empty())
+            {
+                return Err(format!("-{flag} cannot be set: {why}"));
+            }
+            if std::env::var_os(variable).is_some_and(|text| !text.is_empty()) {
+                return Err(format!("{variable} cannot be set: {why}"));
+            }
+        }
         let auth = std::env::var("CONSUL_HTTP_AUTH").ok().filter(|text| !text.is_empty());
         let engine = base64::engine::general_purpose::STANDARD;
         Ok(Self {

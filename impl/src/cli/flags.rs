@@ -63,14 +63,14 @@ pub fn list(name: &'static str, shown: &'static str, help: &'static str) -> Arg 
 pub fn with_api_options(command: Command) -> Command {
     let api = |arg: Arg| arg.help_heading(API_OPTIONS);
     command.args([
-        api(value("ca-file", "value", "Path to a CA file to use for TLS when communicating with Consul. This can also be specified via the CONSUL_CACERT environment variable.")),
-        api(value("ca-path", "value", "Path to a directory of CA certificates to use for TLS when communicating with Consul. This can also be specified via the CONSUL_CAPATH environment variable.")),
-        api(value("client-cert", "value", "Path to a client cert file to use for TLS when 'verify_incoming' is enabled. This can also be specified via the CONSUL_CLIENT_CERT environment variable.")),
-        api(value("client-key", "value", "Path to a client key file to use for TLS when 'verify_incoming' is enabled. This can also be specified via the CONSUL_CLIENT_KEY environment variable.")),
+        api(value("ca-file", "value", "Path to a CA file for TLS. Refused: TLS is not supported yet.")),
+        api(value("ca-path", "value", "Path to a directory of CA certificates for TLS. Refused: TLS is not supported yet.")),
+        api(value("client-cert", "value", "Path to a client certificate for TLS. Refused: TLS is not supported yet.")),
+        api(value("client-key", "value", "Path to a client certificate's key for TLS. Refused: TLS is not supported yet.")),
         api(value("datacenter", "value", "Name of the datacenter to query. If unspecified, this will default to the datacenter of the queried agent.")),
         api(value("http-addr", "address", "The address and port of the HTTP agent. The value can be an IP address or DNS address, but it must also include the port. This can also be specified via the CONSUL_HTTP_ADDR environment variable. The default value is http://127.0.0.1:8500.")),
         api(switch("stale", "Permit any server (non-leader) to respond to this request. This allows for lower latency and higher throughput, but can result in stale data. This option has no effect on non-read operations. The default value is false.")),
-        api(value("tls-server-name", "value", "The server name to use as the SNI host when connecting via TLS. This can also be specified via the CONSUL_TLS_SERVER_NAME environment variable.")),
+        api(value("tls-server-name", "value", "The server's name for TLS. Refused: TLS is not supported yet.")),
         api(value("token", "value", "ACL token to use in the request. This can also be specified via the CONSUL_HTTP_TOKEN environment variable. If unspecified, the query will default to the token of the agent at the HTTP address.")),
         api(value("token-file", "value", "File containing the ACL token to use in the request instead of one specified via the -token argument or CONSUL_HTTP_TOKEN environment variable. This can also be specified via the CONSUL_HTTP_TOKEN_FILE environment variable.")),
     ])
