@@ -111,11 +111,10 @@ impl Client {
             }
         }
         let auth = std::env::var("CONSUL_HTTP_AUTH").ok().filter(|text| !text.is_empty());
-        let engine = base64::engine::general_purpose::STANDARD;
         Ok(Self {
             target: target(address.as_deref().unwrap_or("127.0.0.1:8500"), tls)?,
             token,
-            basic_auth: auth.map(|auth| format!("Basic {}", engine.encode(auth))),
+            basic_auth: auth.as_deref().map(basic_auth),
             datacenter: given.text("datacenter").map(str::to_owned),
             stale: given.on("stale"),
         })
@@ -248,6 +247,13 @@ fn broken(error: impl std::error::Error + 'static) -> String {
     }
 }
 
+/// What `CONSUL_HTTP_AUTH` comes to: `user:password`, or a user whose password is empty.
+fn basic_auth(auth: &str) -> String {
+    let colon = if auth.contains(':') { "" } else { ":" };
+    let encoded = base64::engine::general_purpose::STANDARD.encode(format!("{auth}{colon}"));
+    format!("Basic {encoded}")
+}
+
 fn target(address: &str, tls: bool) -> Result<Target, String> {
     if let Some(path) = address.strip_prefix("unix://") {
         return Ok(Target::Unix(Path::new(path).to_owned()));
@@ -313,6 +319,12 @@ mod tests {
             nowhere.send(&Method::GET, "kv/a", &[], Bytes::new()).unwrap_err(),
             "Get \"http://%2Fnope.sock/v1/kv/a\": dial unix /nope.sock: connect: no such file or directory"
         );
+    }
+
+    #[test]
+    fn a_user_without_a_password_has_an_empty_one() {
+        assert_eq!(basic_auth("user:word"), "Basic dXNlcjp3b3Jk");
+        assert_eq!(basic_auth("user"), basic_auth("user:"));
     }
 
     #[test]
