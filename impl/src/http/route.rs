@@ -1,6 +1,7 @@
 //! From a request's head to what is to be done: paths, methods and access, in the order in which Consul decides.
 //!
-//! Only what is built is routed. Everything else is a 404 with an empty body, as any unknown path of Consul's is.
+//! Only what is built is routed. Everything else that isn't blocked is a 404 with an empty body, as any unknown path of
+//! Consul's is.
 
 use std::time::Duration;
 
@@ -251,15 +252,23 @@ fn lay_out<A>(
         plan.action = Err(Reply::text_with(StatusCode::OK, "Consul Agent").into());
         return plan;
     }
-    let Some((route, rest)) = Route::find(&path) else { return plan };
+    let found = Route::find(&path);
+    // What is blocked is looked at first: Consul has more paths than are routed here, and those can be blocked as well.
+    let blocked = origin != Origin::Agent && is_blocked(settings, &path);
+    if found.is_none() && !blocked {
+        return plan;
+    }
     plan.shape.routed = true;
     plan.shape.gzip = request::accepts_gzip(&parts.headers);
     plan.action = match Values::read(parts.uri.query()) {
         None => Err(Reply::empty(StatusCode::INTERNAL_SERVER_ERROR).into()),
         Some(values) => {
             plan.shape.pretty |= values.has("pretty");
-            access(settings, &path, route, &parts.method, origin)
-                .and_then(|()| decide(route, rest, &values))
+            match found {
+                Some((route, rest)) if !blocked => access(settings, route, &parts.method, origin)
+                    .and_then(|()| decide(route, rest, &values)),
+                _ => forbidden("Endpoint is blocked by agent configuration"),
+            }
         }
     };
     plan
@@ -298,20 +307,23 @@ fn clean_path<'a>(
     Err(Reply::redirect(&location, page).into())
 }
 
-/// Whether the configuration lets this request through, and the route has its method.
+/// Whether `http_config.block_endpoints` has a prefix of this path of the API.
+fn is_blocked(settings: &Settings, path: &[u8]) -> bool {
+    let has_prefix = |prefix: &String| path.starts_with(prefix.as_bytes());
+    path.starts_with(b"/v1/") && settings.block_endpoints.iter().any(has_prefix)
+}
+
+fn forbidden<T>(text: &'static str) -> Result<T, Refusal> {
+    Err(Reply::text_with(StatusCode::FORBIDDEN, text).into())
+}
+
+/// Whether the route has this method, and the configuration lets the request through.
 fn access(
     settings: &Settings,
-    path: &[u8],
     route: Route,
     method: &Method,
     origin: Origin,
 ) -> Result<(), Refusal> {
-    let forbidden = |text| Err(Reply::text_with(StatusCode::FORBIDDEN, text).into());
-    let blocked =
-        || settings.block_endpoints.iter().any(|prefix| path.starts_with(prefix.as_bytes()));
-    if origin != Origin::Agent && blocked() {
-        return forbidden("Endpoint is blocked by agent configuration");
-    }
     if *method == Method::OPTIONS {
         return Err(Reply::empty(StatusCode::OK).allowing(route.allow()).into());
     }

@@ -174,6 +174,10 @@ async fn recorded_steps_are_answered_as_consul_answered_them() {
         ("PUT", "/v1/kv//a", "x", 301, None, ""),
         ("GET", "/v1/status/leader?x=%zz", "", 500, None, ""),
         ("GET", "/v1/agent/self", "", 403, TEXT, "Endpoint is blocked by agent configuration"),
+        // Of what isn't built, too: as Consul answers for what it has there.
+        ("GET", "/v1/agent/self/x", "", 403, TEXT, "Endpoint is blocked by agent configuration"),
+        ("PUT", "/v1/agent/selfish", "", 403, TEXT, "Endpoint is blocked by agent configuration"),
+        ("GET", "/v1/agent/other", "", 404, None, ""),
         ("PUT", "/v1/kv/k1", "hello", 200, JSON, "true"),
         ("GET", "/v1/kv/k1", "", 200, JSON,
             r#"[{"LockIndex":0,"Key":"k1","Flags":0,"Value":"aGVsbG8=","CreateIndex":4,"ModifyIndex":4}]"#),
@@ -251,7 +255,7 @@ async fn recorded_steps_are_answered_as_consul_answered_them() {
         assert_eq!(answer.status(), status, "{step}");
         assert_eq!(answer.header("Content-Type"), content_type, "{step}");
         assert_eq!(answer.text(), body, "{step}");
-        let unrouted = ["/", "/v1/nope", "/v1/catalog/nodes/"];
+        let unrouted = ["/", "/v1/nope", "/v1/catalog/nodes/", "/v1/agent/other"];
         let unreadable = path.contains("/kv/a%");
         let routed = status != 301 && !unrouted.contains(&path) && !unreadable;
         assert_eq!(answer.header("Vary").is_some(), routed, "{step}");
