@@ -68,6 +68,11 @@ impl Interface {
     }
 }
 
+/// The flag of a route that is in use.
+const UP: u32 = 0x1;
+/// The flag of a route that refuses: the kernel has one to everywhere where there is no other.
+const REJECT: u32 = 0x200;
+
 /// How many addresses its network has.
 fn network_size(interface: &Interface) -> u128 {
     let bits: u8 = if interface.address.is_ipv4() { 32 } else { 128 };
@@ -76,8 +81,9 @@ fn network_size(interface: &Interface) -> u128 {
 
 /// The addresses of this machine's interfaces.
 pub(super) fn interfaces() -> Vec<Interface> {
-    let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
-    let defaults: Vec<_> = default_interfaces(&routes).collect();
+    let routes = |file| fs::read_to_string(file).unwrap_or_default();
+    let (v4, v6) = (routes("/proc/net/route"), routes("/proc/net/ipv6_route"));
+    let defaults = default_interfaces(&v4, &v6);
     let found = if_addrs::get_if_addrs().unwrap_or_default();
     let interface = |found: if_addrs::Interface| {
         let prefix = match &found.addr {
@@ -95,13 +101,26 @@ pub(super) fn interfaces() -> Vec<Interface> {
     found.into_iter().map(interface).collect()
 }
 
-/// The interfaces of the kernel's table of IPv4 routes that have a default route.
-fn default_interfaces(table: &str) -> impl Iterator<Item = &str> {
-    table.lines().filter_map(|line| {
-        let mut columns = line.split_whitespace();
-        let name = columns.next()?;
-        (columns.next()? == "00000000").then_some(name)
-    })
+/// The interfaces that have a default route, by the kernel's table of IPv4 routes. go-sockaddr knows no other table; where
+/// that one has none, we look at the one of IPv6 routes, too.
+fn default_interfaces<'a>(v4: &'a str, v6: &'a str) -> Vec<&'a str> {
+    let column = |columns: &[&'a str], number: usize| columns.get(number).copied();
+    let default_v4 = |line: &'a str| {
+        let columns: Vec<_> = line.split_whitespace().collect();
+        let (destination, mask) = (column(&columns, 1)?, column(&columns, 7)?);
+        // 0.0.0.0/1 is half of everything.
+        [destination, mask].iter().all(|part| *part == "00000000").then(|| column(&columns, 0))?
+    };
+    let default_v6 = |line: &'a str| {
+        let columns: Vec<_> = line.split_whitespace().collect();
+        let flags = u32::from_str_radix(column(&columns, 8)?, 16).ok()?;
+        let to_all = column(&columns, 0)?.bytes().all(|digit| digit == b'0');
+        let leads_somewhere = flags & (UP | REJECT) == UP;
+        let default = to_all && column(&columns, 1)? == "00" && leads_somewhere;
+        default.then(|| column(&columns, 9))?
+    };
+    let found: Vec<_> = v4.lines().filter_map(default_v4).collect();
+    if found.is_empty() { v6.lines().filter_map(default_v6).collect() } else { found }
 }
 
 /// Replaces each template in `text` by what it comes to on this machine.
@@ -163,7 +182,7 @@ fn stages(template: &str) -> Result<Vec<Vec<String>>, String> {
         match letter {
             '|' => stages.push(Vec::new()),
             '"' | '`' => {
-                let word: String = letters.by_ref().take_while(|next| *next != letter).collect();
+                let word = quoted(&mut letters, letter)?;
                 if let Some(stage) = stages.last_mut() {
                     stage.push(word);
                 }
@@ -184,6 +203,26 @@ fn stages(template: &str) -> Result<Vec<Vec<String>>, String> {
         }
     }
     Ok(stages)
+}
+
+/// The text up to the closing `quote`; backslashes mean what they mean in Go, and between backquotes nothing.
+fn quoted(letters: &mut impl Iterator<Item = char>, quote: char) -> Result<String, String> {
+    let mut word = String::new();
+    while let Some(letter) = letters.next() {
+        word.push(match letter {
+            letter if letter == quote => return Ok(word),
+            '\\' if quote == '"' => match letters.next() {
+                Some(next @ ('\\' | '"')) => next,
+                Some('n') => '\n',
+                Some('r') => '\r',
+                Some('t') => '\t',
+                Some(other) => return Err(format!("unknown escape \\{other}")),
+                None => break,
+            },
+            letter => letter,
+        });
+    }
+    Err("unterminated quoted string".to_owned())
 }
 
 /// The functions that a pipeline starts with.
@@ -434,6 +473,8 @@ mod tests {
                 "{{ GetAllInterfaces | include \"rfc\" \"6890\" | sort \"name,size\" | offset 3 | limit 1 | attr \"name\" }}",
                 "eth2",
             ),
+            ("{{ GetInterfaceIP \"^docker\\\\d+$\" }}", "172.17.0.1"),
+            ("{{ GetInterfaceIP `^docker\\d+$` }}", "172.17.0.1"),
             ("10.1.2.3", "10.1.2.3"),
         ] {
             assert_eq!(comes_to(template), address, "{template}");
@@ -454,6 +495,8 @@ mod tests {
             ("{{ GetAllInterfaces | include \"name\" \"(\" | attr \"address\" }}", "group"),
             ("{{ }}", "missing value"),
             ("{{ GetPrivateIP | attr \"address\" }}", "text"),
+            ("{{ GetInterfaceIP \"eth\\d\" }}", "unknown escape \\d"),
+            ("{{ GetInterfaceIP \"eth0 }}", "unterminated"),
         ] {
             let error = evaluate_among(template, &machine()).unwrap_err();
             assert!(error.contains(part), "{template}: {error}");
@@ -469,7 +512,29 @@ mod tests {
 
     #[test]
     fn default_routes_are_those_to_everywhere() {
-        let table = "Iface\tDestination\tGateway\neth0\t00000000\t0101\neth1\t0000FEA9\t00\n";
-        assert_eq!(default_interfaces(table).collect::<Vec<_>>(), ["eth0"]);
+        let header = "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n";
+        let v4 = |name: &str, destination: &str, mask: &str| {
+            format!("{name}\t{destination}\t0101A8C0\t0003\t0\t0\t0\t{mask}\t0\t0\t0\n")
+        };
+        let v6 = |name: &str, destination: &str, prefix: &str, flags: &str| {
+            let zeros = "0".repeat(32);
+            format!(
+                "{destination} {prefix} {zeros} 00 {zeros} 00000400 00000001 00000000 {flags} {name}\n"
+            )
+        };
+        let half = v4("tun0", "00000000", "00000080");
+        let link = v4("eth1", "0000FEA9", "0000FFFF");
+        let default = v4("eth0", "00000000", "00000000");
+        let all = "0".repeat(32);
+        let six = [
+            v6("eth2", "fe800000000000000000000000000000", "40", "00000001"),
+            v6("eth3", &all, "00", "00000003"),
+            v6("lo", &all, "00", "00200200"),
+        ]
+        .concat();
+        let some = [header, &half, &link, &default].concat();
+        assert_eq!(default_interfaces(&some, &six), ["eth0"]);
+        assert_eq!(default_interfaces(&[header, &half, &link].concat(), &six), ["eth3"]);
+        assert_eq!(default_interfaces(header, ""), [""; 0]);
     }
 }
