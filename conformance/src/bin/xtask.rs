@@ -22,7 +22,7 @@ use conformance::{
 const USAGE: &str = "\
 cargo xtask COMMAND
 
-  tidy                     import rules, licences, pins, forbidden words
+  tidy                     import rules, licences, pins, forbidden words, what spec/prose names
   test [ARGUMENTS]         cargo test --workspace
   model [ARGUMENTS]        the model checker: check --tier ci, unless told otherwise
   sim [--kind raft|turns|pool] [--seed N] [--count M] [--minutes T] [--log]

@@ -5,9 +5,11 @@
 //! |---|---|
 //! | [`imports`] | dependencies between the crates; files and sockets in few places |
 //! | [`supply`] | licences, pins |
+//! | [`prose`] | what clauses of `spec/prose` name is there, and mutants' clauses name them |
 //! | [`text`] | words that no tracked file may have; long files |
 
 pub mod imports;
+pub mod prose;
 pub mod supply;
 pub mod text;
 
@@ -44,6 +46,7 @@ pub fn check(root: &Path) -> Result<Findings> {
     findings.failures.extend(supply::licences(&metadata));
     findings.failures.extend(supply::pins(&metadata));
     findings.failures.extend(text::forbidden(&sources));
+    findings.failures.extend(prose::links(&sources));
     findings.remarks.extend(text::long_files(&sources));
     findings.remarks.extend(supply::duplicates(&metadata));
     Ok(findings)
