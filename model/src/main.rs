@@ -67,7 +67,7 @@ enum Action {
         /// Only check that each line matches exactly once and that scope and property exist.
         #[arg(long)]
         check_lines: bool,
-        /// Only those whose file differs from this revision.
+        /// Only those of which the file, the model that is to catch them, or the entry in the list differs from this revision.
         #[arg(long, value_name = "REV")]
         changed_since: Option<String>,
         /// Mutants that are built and hunted at once; as many as there are cores, two at most, where not given.
@@ -242,7 +242,7 @@ fn run_mutants(
         let known = all.iter().any(|m| m.name == *name || m.number.to_string() == *name);
         ensure!(known, "no mutant is called {name:?}");
     }
-    let changed = changed_since.map(mutants::changed_since).transpose()?;
+    let changes = changed_since.map(mutants::Changes::since).transpose()?;
     for mutant in &all {
         mutant.verify()?;
     }
@@ -250,14 +250,18 @@ fn run_mutants(
         println!("{} mutants match one line each", all.len());
         return Ok(ExitCode::SUCCESS);
     }
-    let chosen: Vec<_> = all
-        .into_iter()
-        .filter(|m| match (&changed, names) {
-            (Some(changed), _) => m.tier <= tier && changed.contains(&m.file),
-            (None, []) => m.tier <= tier,
-            (None, names) => names.iter().any(|n| *n == m.name || *n == m.number.to_string()),
-        })
-        .collect();
+    let mut chosen = Vec::new();
+    for mutant in all {
+        let (in_tier, number) = (mutant.tier <= tier, mutant.number.to_string());
+        let wanted = match (&changes, names) {
+            (Some(changes), _) => in_tier && changes.concern(&mutant)?,
+            (None, []) => in_tier,
+            (None, names) => names.iter().any(|name| *name == mutant.name || *name == number),
+        };
+        if wanted {
+            chosen.push(mutant);
+        }
+    }
     let next = AtomicUsize::new(0);
     let worker = |number| -> anyhow::Result<usize> {
         let scratch = mutants::Scratch::prepare(number)?;

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use crate::{Tier, search::Hunt};
 
 /// One known bug.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mutant {
     /// Its number in the list of known bugs.
@@ -41,7 +41,7 @@ pub struct Mutant {
     pub besides: Vec<String>,
     /// The smallest scope in which it does.
     pub scope: String,
-    /// When it runs besides when its file changed.
+    /// When it runs besides when something that it depends on changed.
     pub tier: Tier,
     /// How to look for it.
     #[serde(default)]
@@ -49,7 +49,7 @@ pub struct Mutant {
 }
 
 /// A line and what it becomes.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Edit {
     /// The line, as in [`Mutant::line`].
@@ -58,7 +58,10 @@ pub struct Edit {
     pub becomes: String,
 }
 
-#[derive(Deserialize)]
+/// Where mutants are listed.
+const LIST: &str = "model/mutants.toml";
+
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Listed {
     #[serde(default)]
@@ -73,7 +76,7 @@ pub fn root() -> PathBuf {
 
 /// The list of mutants.
 pub fn read() -> anyhow::Result<Vec<Mutant>> {
-    let path = root().join("model/mutants.toml");
+    let path = root().join(LIST);
     let text = std::fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
     let listed: Listed = toml::from_str(&text).with_context(|| format!("{}", path.display()))?;
     Ok(listed.mutant)
@@ -298,19 +301,50 @@ fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The files that differ from a revision, from the workspace's root; those not committed as well.
-pub fn changed_since(revision: &str) -> anyhow::Result<Vec<String>> {
-    let output = Command::new("git")
-        .args(["diff", "--name-only", "--relative", revision, "--"])
-        .current_dir(root())
-        .output()
-        .context("git")?;
+/// What differs from a revision, as far as mutants depend on it.
+pub struct Changes {
+    /// The files, from the workspace's root.
+    files: Vec<String>,
+    /// The list as it was; empty where it can't be told.
+    list: Vec<Mutant>,
+}
+
+impl Changes {
+    /// What differs from `revision`, committed or not.
+    pub fn since(revision: &str) -> anyhow::Result<Self> {
+        let files = git(&["diff", "--name-only", "--relative", revision, "--"])?;
+        // Where there was no list, or one that reads otherwise, all of them are new.
+        let list = git(&["show", &format!("{revision}:./{LIST}")]).ok();
+        let list = list.and_then(|text| toml::from_str(&text).ok()).unwrap_or_default();
+        let Listed { mutant: list } = list;
+        Ok(Self { files: files.lines().map(str::to_owned).collect(), list })
+    }
+
+    /// Whether a mutant has to be caught anew: its file changed, the model that is to catch it, or what the list says of it.
+    pub fn concern(&self, mutant: &Mutant) -> anyhow::Result<bool> {
+        let family = mutant.family()?;
+        Ok(self.files.contains(&mutant.file)
+            || self.files.iter().any(|file| is_of_family(file, family))
+            || !self.list.contains(mutant))
+    }
+}
+
+/// Whether a file is part of the model that makes a family's scopes. What all models share is none's, and tests catch no
+/// mutant.
+fn is_of_family(file: &str, family: &str) -> bool {
+    let rest = file.strip_prefix("model/src/").and_then(|rest| rest.strip_prefix(family));
+    rest.is_some_and(|rest| rest == ".rs" || rest.starts_with('/') && rest != "/tests.rs")
+}
+
+fn git(arguments: &[&str]) -> anyhow::Result<String> {
+    let output = Command::new("git").args(arguments).current_dir(root()).output().context("git")?;
     ensure!(
         output.status.success(),
-        "git diff {revision}: {}",
+        "git {}: {}",
+        arguments.join(" "),
         String::from_utf8_lossy(&output.stderr)
     );
-    Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[cfg(test)]
@@ -356,6 +390,45 @@ mod tests {
         names.sort();
         names.dedup();
         assert_eq!(names.len(), mutants.len(), "two mutants bear one name");
+    }
+
+    #[test]
+    fn a_mutant_is_caught_anew_when_its_file_its_model_or_its_entry_changed() {
+        let mut old = mutant("b();");
+        old.scope = crate::leave::scopes()[0].name.to_owned();
+        let concern = |files: &[&str], mutant: &Mutant| {
+            let files = files.iter().map(|&file| file.to_owned()).collect();
+            Changes { files, list: vec![old.clone()] }.concern(mutant).unwrap()
+        };
+        assert!(!concern(&[], &old));
+        for file in ["spec/src/lib.rs", "model/src/leave.rs", "model/src/leave/world.rs"] {
+            assert!(concern(&[file], &old), "{file}");
+        }
+        for file in [
+            "spec/src/time.rs",
+            "model/src/kv.rs",
+            "model/src/leaves.rs",
+            "model/src/leave/tests.rs",
+            "model/src/scope.rs",
+            LIST,
+        ] {
+            assert!(!concern(&[file], &old), "{file}");
+        }
+        let other_line = Mutant { becomes: "other;".to_owned(), ..old.clone() };
+        let other_property = Mutant { property: "q".to_owned(), ..old.clone() };
+        let new = Mutant { number: 2, name: "two".to_owned(), ..old.clone() };
+        for changed in [other_line, other_property, new] {
+            assert!(concern(&[], &changed), "{changed:?}");
+        }
+    }
+
+    #[test]
+    fn every_family_is_a_module_of_the_model() {
+        for (family, _) in crate::families() {
+            let there = [format!("model/src/{family}.rs"), format!("model/src/{family}/mod.rs")];
+            assert!(there.iter().any(|file| root().join(file).exists()), "{family}");
+            assert!(there.iter().all(|file| is_of_family(file, family)), "{family}");
+        }
     }
 
     #[test]
