@@ -38,7 +38,7 @@ pub trait DataFile: Send + Sync {
     /// Writes at an offset with one call; gives how many bytes it took.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
     /// As [`Self::write_at`], past the page cache where the file system can: for much that nobody reads soon. Both `offset`
-    /// and `bytes`, their place in memory too, are whole blocks, as [`Blocks`] has them.
+    /// and `bytes`, their place in memory too, are whole blocks, as `Blocks` has them.
     fn write_past_cache(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         self.write_at(bytes, offset)
     }

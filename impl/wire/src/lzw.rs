@@ -117,7 +117,7 @@ impl<'a> Compressed<'a> {
     }
 }
 
-/// What [`write`] adds at most: type, map, two names, a number, the length.
+/// What [`write()`] adds at most: type, map, two names, a number, the length.
 pub(crate) const OVERHEAD: usize = 1 + 1 + 5 + 1 + 4 + 5;
 
 /// Appends the message of type 9 around compressed `data`.
