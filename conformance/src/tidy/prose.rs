@@ -178,9 +178,12 @@ fn mutants(text: &str) -> Vec<Named<'_>> {
         let ends = word.ends_with(['.', ';', ')']);
         if matches!(bare.to_ascii_lowercase().as_str(), "mutant" | "mutants") {
             (inside, range) = (!ends, false);
-        } else if !inside {
             continue;
-        } else if let Ok(number) = bare.parse() {
+        }
+        if !inside {
+            continue;
+        }
+        if let Ok(number) = bare.parse() {
             match named.last_mut() {
                 Some(before) if range => before.last = number,
                 _ => named.push(Named { first: number, last: number, name: None }),
