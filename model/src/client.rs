@@ -197,10 +197,10 @@ fn lots(servers: &Servers<u8>, event: &Event<u8>) -> Vec<Vec<usize>> {
 }
 
 impl World {
-    fn route(&mut self, event: Event<u8>, lot: &[usize]) {
+    fn route(&mut self, event: &Event<u8>, lot: &[usize]) {
         let before = self.servers.order().to_vec();
         let waited_for = self.asked;
-        match &event {
+        match event {
             Event::Known { servers, .. } => self.known.clone_from(servers),
             Event::RebalanceDue => self.armed = false,
             Event::Pinged { server, .. } => {
@@ -228,7 +228,7 @@ impl World {
         let order = self.servers.order();
         let in_use = self.servers.in_use().copied();
         let used = before.first().copied();
-        let may_change = match &event {
+        let may_change = match event {
             Event::Known { servers, .. } => used.is_none_or(|used| !servers.contains(&used)),
             Event::Failed(server) => used == Some(*server),
             Event::Pinged { server, alive } => *alive && in_use == Some(*server),
@@ -237,7 +237,7 @@ impl World {
         if in_use != used && !may_change {
             self.broke.push(STAYS);
         }
-        match &event {
+        match event {
             Event::Failed(server) if used == Some(*server) => {
                 let mut expected = before.clone();
                 expected.rotate_left(1);
@@ -263,7 +263,7 @@ impl World {
     /// A request failed.
     fn fail(&mut self, r: usize, failure: Failure, server: u8, began: Instant) {
         let disturbed = self.requests[r].disturbed;
-        self.route(Event::Failed(server), &[]);
+        self.route(&Event::Failed(server), &[]);
         // That was its own doing.
         self.requests[r].disturbed = disturbed;
         let (now, servers) = (self.now, self.servers.order().len());
@@ -355,7 +355,7 @@ impl World {
         for _ in 0..=2 * self.known.len() {
             let Some(server) = self.asked else { return };
             let alive = self.up.contains(&server);
-            self.route(Event::Pinged { server, alive }, &[]);
+            self.route(&Event::Pinged { server, alive }, &[]);
         }
     }
 
@@ -369,7 +369,7 @@ impl World {
         if !after.armed {
             return false;
         }
-        after.route(Event::RebalanceDue, &[]);
+        after.route(&Event::RebalanceDue, &[]);
         after.answer_pings();
         after.asked.is_none()
             && after.servers.in_use().is_some_and(|server| after.up.contains(server))
@@ -401,7 +401,7 @@ impl World {
                     }
                     Stage::Sent { server, .. } if after.up.contains(&server) => after.answer(r),
                     Stage::Sent { server, began, .. } => {
-                        after.fail(r, Failure::Lost, server, began)
+                        after.fail(r, Failure::Lost, server, began);
                     }
                     Stage::Answered => return true,
                     // It was at a server that is gone.
@@ -460,8 +460,8 @@ impl Model for ClientModel {
         };
         if !self.moves {
             // All are alike: which lot falls makes no difference.
-            world.route(Self::known(&self.all()), &[]);
-            world.route(Event::Pinged { server: world.asked.unwrap_or(0), alive: true }, &[]);
+            world.route(&Self::known(&self.all()), &[]);
+            world.route(&Event::Pinged { server: world.asked.unwrap_or(0), alive: true }, &[]);
         }
         vec![world]
     }
@@ -527,12 +527,12 @@ impl Model for ClientModel {
             Action::Return(server) => {
                 next.up.insert(server);
             }
-            Action::Know(set, lot) => next.route(Self::known(&set), &lot),
-            Action::Due(lot) => next.route(Event::RebalanceDue, &lot),
+            Action::Know(set, lot) => next.route(&Self::known(&set), &lot),
+            Action::Due(lot) => next.route(&Event::RebalanceDue, &lot),
             Action::Ping(server, alive, lot) => {
-                next.route(Event::Pinged { server, alive }, &lot);
+                next.route(&Event::Pinged { server, alive }, &lot);
             }
-            Action::Fail(server) => next.route(Event::Failed(server), &[]),
+            Action::Fail(server) => next.route(&Event::Failed(server), &[]),
             Action::Send(r) => next.send(r),
             Action::Run(r) | Action::Stray(r) => {
                 if matches!(action, Action::Stray(_)) {

@@ -8,7 +8,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use stateright::Expectation;
+use stateright::{Expectation, Model};
 
 use crate::scope::{Checked, Progress, panic_text};
 
@@ -96,11 +96,7 @@ fn search<M: Checked>(
     Outcome::Exhausted(reached.len())
 }
 
-fn path_to<M: Checked>(
-    model: &M,
-    reached: &Reached,
-    last: u64,
-) -> Vec<(M::State, Option<M::Action>)> {
+fn path_to<M: Checked>(model: &M, reached: &Reached, last: u64) -> Steps<M> {
     let mut steps = Vec::new();
     let mut at = last;
     while let Some(Some((before, action))) = reached.get(&at) {
@@ -124,6 +120,9 @@ fn path_to<M: Checked>(
     path
 }
 
+/// A path's states, each with the action that it takes; the last one takes none.
+type Steps<M> = Vec<(<M as Model>::State, Option<<M as Model>::Action>)>;
+
 /// The place of a path's initial state, then that of each action among those that the state before it allows; none where it
 /// isn't the model's path.
 pub(crate) fn places<M: Checked>(
@@ -142,10 +141,7 @@ pub(crate) fn places<M: Checked>(
 }
 
 /// Goes a path that [`places`] gave.
-pub(crate) fn follow<M: Checked>(
-    model: &M,
-    places: &[usize],
-) -> Result<Vec<(M::State, Option<M::Action>)>, String> {
+pub(crate) fn follow<M: Checked>(model: &M, places: &[usize]) -> Result<Steps<M>, String> {
     let (first, places) = places.split_first().ok_or("an empty path")?;
     let mut state = model
         .init_states()
