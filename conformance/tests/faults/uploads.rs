@@ -51,7 +51,8 @@ fn uploads_end_whole_or_not_at_all(pool: &mut Pool, round: usize, cut: Duration)
         let value = value(round, n);
         // What comes in chunks passes through the agent as it comes; a few with a length, which it reads whole before. In
         // pairs, so that short and long values come in both ways.
-        let body = if n / 2 % 4 == 0 { Body::Sized(&value) } else { Body::Chunked(&value) };
+        let body =
+            if (n / 2).is_multiple_of(4) { Body::Sized(&value) } else { Body::Chunked(&value) };
         let request = Request { method: "PUT", target: &target(n), headers: &[], body };
         pool.agents[CLIENT].client().begin(&request, n * value.len() / UPLOADS)
     };
