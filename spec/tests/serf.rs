@@ -15,8 +15,9 @@ use spec::{
     gate::Gate,
     machine::{Context, Effect, Event, Machine},
     serf::{
-        Command, Config, Counter, Durable, Key, KeyRequest, Keyring, LamportTime, Message, Output,
-        Packet, Question, Refused, Serf, Status, Tags, Timer, UserEvent, invariant,
+        Command, Config, Counter, Durable, Key, KeyRequest, KeyResult, Keyring, LamportTime,
+        Message, Output, Packet, Question, Record, Refused, Serf, Status, Tags, Timer, UserEvent,
+        invariant,
         members::Refusal,
         message::{Filter, LeaveIntent, Query, QueryBody, UserEventMessage},
         tags::Rules,
@@ -24,6 +25,8 @@ use spec::{
     swim::{self, Endpoint, Part, Peer},
     time::{Instant, Timers},
 };
+
+const NO_SPACE: &str = "no space left on device";
 
 struct Server {
     machine: Serf,
@@ -43,6 +46,8 @@ struct Net {
     /// Accepted streams: who opened them.
     streams: Vec<usize>,
     cut: BTreeSet<usize>,
+    /// Members whose disks take no keyring.
+    full: BTreeSet<usize>,
 }
 
 fn endpoint(n: usize) -> Endpoint {
@@ -93,6 +98,7 @@ impl Net {
             wires: VecDeque::new(),
             streams: Vec::new(),
             cut: BTreeSet::new(),
+            full: BTreeSet::new(),
         }
     }
 
@@ -150,9 +156,15 @@ impl Net {
         assert!(tickets.is_sorted(), "n{n} writes out of order: {ready:?}");
         let pending = server.gate.is_pending();
         let last = server.gate.last;
+        let mut failed = None;
         if pending {
             for effect in &ready {
-                if let Effect::Persist { write, .. } = effect {
+                if let Effect::Persist { ticket, write } = effect {
+                    let of_keys = matches!(write, Record::Keyring(_) | Record::KeyringClock(_));
+                    if of_keys && self.full.contains(&n) {
+                        failed = Some(*ticket);
+                        continue;
+                    }
                     Serf::fold(&mut server.durable, write);
                 }
             }
@@ -166,6 +178,10 @@ impl Net {
                 Effect::Send { to, message, .. } => self.wires.push_back((n, to, message)),
                 Effect::Emit { output, .. } => server.told.push(output),
             }
+        }
+        if let Some(ticket) = failed {
+            let command = Command::KeyringNotWritten { ticket, reason: NO_SPACE.into() };
+            self.step(n, Event::Command(command));
         }
         if pending {
             self.step(n, Event::Durable(last));
@@ -249,6 +265,18 @@ impl Net {
         let packet = Packet::Packet(vec![Part::User(message)]);
         self.step(n, Event::Receive { from: Peer::Endpoint(endpoint(99)), message: packet });
         self.deliver();
+    }
+
+    /// Has n0 carry out an operation on all keyrings.
+    fn operate(&mut self, operation: KeyRequest) -> KeyResult {
+        self.clear();
+        self.command(0, Command::Keyring { request: 1, operation, relay_factor: 0 });
+        self.run(Duration::from_secs(20));
+        let done = self.told(0).iter().find_map(|output| match output {
+            Output::KeyringDone { result, .. } => Some(result.clone()),
+            _ => None,
+        });
+        done.unwrap()
     }
 
     fn counted(&self, n: usize, counter: Counter) -> bool {
@@ -538,30 +566,20 @@ fn a_key_is_rotated_in_order_only_and_survives_a_restart() {
     net.join(1, 0);
     net.join(2, 0);
     net.run(Duration::from_secs(3));
-    let operate = |net: &mut Net, operation| {
-        net.clear();
-        net.command(0, Command::Keyring { request: 1, operation, relay_factor: 0 });
-        net.run(Duration::from_secs(20));
-        let done = net.told(0).iter().find_map(|output| match output {
-            Output::KeyringDone { result, .. } => Some(result.clone()),
-            _ => None,
-        });
-        done.unwrap()
-    };
-    let early = operate(&mut net, KeyRequest::Use(keys[1].clone()));
+    let early = net.operate(KeyRequest::Use(keys[1].clone()));
     assert!(early.error.unwrap().ends_with("nodes reported failure"));
     assert!(early.messages.values().any(|why| &**why == "Requested key is not in the keyring"));
-    let primary = operate(&mut net, KeyRequest::Remove(keys[0].clone()));
+    let primary = net.operate(KeyRequest::Remove(keys[0].clone()));
     assert!(primary.error.unwrap().ends_with("nodes reported failure"));
     assert!(
         primary.messages.values().any(|why| &**why == "Removing the primary key is not allowed")
     );
-    assert_eq!(operate(&mut net, KeyRequest::Install(keys[1].clone())).error, None);
-    let listed = operate(&mut net, KeyRequest::List);
+    assert_eq!(net.operate(KeyRequest::Install(keys[1].clone())).error, None);
+    let listed = net.operate(KeyRequest::List);
     assert_eq!((listed.nodes, listed.responses, listed.errors), (3, 3, 0));
     assert_eq!((listed.keys[&keys[0]], listed.keys[&keys[1]]), (3, 3));
-    assert_eq!(operate(&mut net, KeyRequest::Use(keys[1].clone())).error, None);
-    assert_eq!(operate(&mut net, KeyRequest::Remove(keys[0].clone())).error, None);
+    assert_eq!(net.operate(KeyRequest::Use(keys[1].clone())).error, None);
+    assert_eq!(net.operate(KeyRequest::Remove(keys[0].clone())).error, None);
     for n in 0..3 {
         let keyring = &net.servers[&n].machine.keyring;
         assert_eq!((keyring.primary.as_ref(), keyring.keys.len()), (Some(&keys[1]), 1), "{n}");
@@ -569,11 +587,89 @@ fn a_key_is_rotated_in_order_only_and_survives_a_restart() {
     net.kill(2);
     net.run(Duration::from_mins(1));
     // A failed member comes back with the keyring that it has: it has to be asked, or forced out.
-    let missing = operate(&mut net, KeyRequest::Use(keys[1].clone()));
+    let missing = net.operate(KeyRequest::Use(keys[1].clone()));
     assert_eq!(missing.messages[&name(2)].as_ref(), "did not answer");
     assert_eq!(missing.error.unwrap(), "2/3 nodes reported success");
     net.start(&with_keys(2), 2);
     assert_eq!(net.servers[&2].machine.keyring.primary, Some(keys[1].clone()));
+}
+
+#[test]
+fn a_keyring_that_cant_be_written_is_refused_with_the_reason_and_the_old_one_is_used() {
+    let mut net = Net::empty();
+    let keys = [1, 2].map(|n| Key::new(&[n; 32]).unwrap());
+    for n in 0..3 {
+        let mut config = config(n);
+        config.keyring = Keyring::of(&keys[..1]);
+        net.start(&config, n);
+    }
+    (1..3).for_each(|n| net.join(n, 0));
+    net.run(Duration::from_secs(3));
+    net.full.insert(1);
+    let install = || KeyRequest::Install(keys[1].clone());
+    let refused = net.operate(install());
+    assert_eq!(refused.error.unwrap(), "1/3 nodes reported failure");
+    assert_eq!(refused.messages, BTreeMap::from([(name(1), NO_SPACE.into())]));
+    assert!(!net.told(1).iter().any(|output| matches!(output, Output::Keyring(_))));
+    assert_eq!(net.servers[&1].machine.keyring.keys.len(), 1);
+    // Its keys can be told, with a warning, but nothing is built on them.
+    let listed = net.operate(KeyRequest::List);
+    assert_eq!((listed.error, listed.errors, listed.responses), (None, 0, 3));
+    assert_eq!((listed.keys[&keys[0]], listed.keys[&keys[1]]), (3, 2));
+    assert_eq!(&*listed.messages[&name(1)], NO_SPACE);
+    let refused = net.operate(KeyRequest::Use(keys[0].clone()));
+    assert_eq!(refused.error.unwrap(), "1/3 nodes reported failure");
+    assert_eq!(&*refused.messages[&name(1)], NO_SPACE);
+    // With room, the first operation writes what the disk may lack.
+    net.full.clear();
+    assert_eq!(net.operate(KeyRequest::List).messages.len(), 0);
+    assert_eq!(net.servers[&1].durable.keyring, Some(Keyring::of(&keys[..1])));
+    assert_eq!(net.operate(install()).error, None);
+    assert_eq!(net.operate(KeyRequest::Use(keys[1].clone())).error, None);
+    for n in 0..3 {
+        let server = &net.servers[&n];
+        let keyring = server.durable.keyring.as_ref().unwrap();
+        assert_eq!((keyring.primary.as_ref(), keyring.keys.len()), (Some(&keys[1]), 2), "{n}");
+        assert_eq!(server.durable.keyring_ltime, server.machine.keyring.last);
+    }
+}
+
+#[test]
+fn a_keyring_operation_that_was_overtaken_is_not_heeded_after_a_restart_either() {
+    let mut net = Net::empty();
+    let keys = [1, 2].map(|n| Key::new(&[n; 32]).unwrap());
+    let with_keys = |n| {
+        let mut config = config(n);
+        config.keyring = Keyring::of(&keys);
+        // What was asked before the crash is not known by the clock of queries.
+        config.snapshot_interval = Duration::from_hours(1);
+        config
+    };
+    net.start(&with_keys(0), 0);
+    net.start(&with_keys(1), 1);
+    net.join(1, 0);
+    net.run(Duration::from_secs(3));
+    assert_eq!(net.operate(KeyRequest::List).error, None);
+    let looked = net.servers[&1].durable.keyring_ltime;
+    assert!(looked > LamportTime::default());
+    assert_eq!(net.servers[&1].durable.keyring, None, "to list changes no key");
+    net.kill(1);
+    net.start(&with_keys(1), 1);
+    net.run(Duration::from_secs(3));
+    let late = Query {
+        ltime: looked,
+        id: 77,
+        source: endpoint(0),
+        source_node: name(0),
+        filters: vec![],
+        ack: false,
+        no_broadcast: true,
+        relay_factor: 0,
+        timeout: Duration::from_secs(5),
+        body: QueryBody::Key(KeyRequest::Use(keys[1].clone())),
+    };
+    net.hear(1, Message::Query(Arc::new(late)));
+    assert_eq!(net.servers[&1].machine.keyring.primary, Some(keys[0].clone()));
 }
 
 #[test]

@@ -26,10 +26,14 @@ fn key(n: u8) -> Key {
 pub struct KeysModel {
     /// How many members there are.
     pub servers: usize,
+    /// The keys that they begin with; the first is used.
+    pub keys: u8,
     /// Operations that are asked for.
     pub operations: u8,
     /// Members that crash; each may start again.
     pub crashes: u8,
+    /// Writes of the keyring that fail.
+    pub failures: u8,
     /// Writes of the others may linger, and be lost by a crash.
     pub lingering: bool,
     /// How the members begin; here it is what one of the others does that comes first.
@@ -46,6 +50,7 @@ pub struct State {
     pub(super) answers: BTreeSet<Message>,
     pub(super) operations: u8,
     pub(super) crashes: u8,
+    pub(super) failures: u8,
     /// Nobody but the operator's member did anything yet.
     pub(super) alike: bool,
 }
@@ -63,16 +68,14 @@ pub enum Action {
     TimeOut,
     /// A member's pending writes become durable.
     Sync(usize),
+    /// The pending write of the keyring at this place fails, and is on the disk all the same, or not.
+    Fail(usize, usize, bool),
     /// A member stops without a word, with so many of the pending writes.
     Crash(usize, usize),
     /// SWIM tells the operator's member so.
     Gone(usize),
     /// It starts again and joins.
     Restart(usize),
-}
-
-fn change(config: &mut Config) {
-    config.keyring = Keyring::of(&[key(1)]);
 }
 
 fn act(state: &mut State, n: usize, step: impl FnOnce(&mut Server) -> Told) {
@@ -189,7 +192,7 @@ fn time_out(state: &mut State) -> bool {
 
 fn restart(state: &mut State, n: usize, lingering: bool) {
     let durable = state.servers[n].durable.clone();
-    let config = pool::config(n, &change);
+    let config = Config::clone(&state.servers[n].machine.config);
     state.servers[n] = Arc::new(Server::start(n, &config, durable, lingering));
     pool::join(&mut state.servers, n, OPERATOR);
 }
@@ -199,6 +202,8 @@ impl Model for KeysModel {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
+        let keys: Vec<Key> = (1..=self.keys).map(key).collect();
+        let change = |config: &mut Config| config.keyring = Keyring::of(&keys);
         let mut servers = pool::pool(self.servers, self.beginning, self.lingering, &change);
         Arc::make_mut(&mut servers[OPERATOR]).set_lingering(false);
         let (queries, answers) = (BTreeSet::new(), BTreeSet::new());
@@ -208,6 +213,7 @@ impl Model for KeysModel {
             answers,
             operations: 0,
             crashes: 0,
+            failures: 0,
             alike: self.beginning == Beginning::Alike,
         }]
     }
@@ -240,6 +246,10 @@ impl Model for KeysModel {
             if !server.pending.is_empty() {
                 actions.push(Action::Sync(n));
             }
+            if state.failures < self.failures {
+                let fails = |at| [false, true].map(|landed| Action::Fail(n, at, landed));
+                actions.extend(server.pending_keys().flat_map(fails));
+            }
             if state.crashes < self.crashes {
                 actions.extend((0..=server.pending.len()).map(|kept| Action::Crash(n, kept)));
             }
@@ -262,6 +272,10 @@ impl Model for KeysModel {
                 time_out(&mut state);
             }
             Action::Sync(n) => act(&mut state, n, Server::sync),
+            Action::Fail(n, at, landed) => {
+                state.failures += 1;
+                act(&mut state, n, |server| server.fail_write(at, landed));
+            }
             Action::Crash(n, kept) => {
                 state.crashes += 1;
                 Arc::make_mut(&mut state.servers[n]).crash(kept);
@@ -299,7 +313,7 @@ impl Model for KeysModel {
 
 impl Checked for KeysModel {
     const KINDS: &'static [&'static str] =
-        &["operate", "hear", "answer", "time-out", "sync", "crash", "gone", "restart"];
+        &["operate", "hear", "answer", "time-out", "sync", "fail", "crash", "gone", "restart"];
 
     fn kind(action: &Action) -> usize {
         match action {
@@ -308,9 +322,10 @@ impl Checked for KeysModel {
             Action::Answer(_) => 2,
             Action::TimeOut => 3,
             Action::Sync(_) => 4,
-            Action::Crash(..) => 5,
-            Action::Gone(_) => 6,
-            Action::Restart(_) => 7,
+            Action::Fail(..) => 5,
+            Action::Crash(..) => 6,
+            Action::Gone(_) => 7,
+            Action::Restart(_) => 8,
         }
     }
 }
@@ -319,13 +334,16 @@ impl Checked for KeysModel {
 pub(super) fn scopes() -> Vec<Scope> {
     let rotation = KeysModel {
         servers: 3,
+        keys: 1,
         operations: 3,
         crashes: 0,
+        failures: 0,
         lingering: false,
         beginning: Beginning::Joined,
     };
     let late = KeysModel { servers: 2, operations: 4, ..rotation.clone() };
     let crash = KeysModel { servers: 2, crashes: 1, lingering: true, ..rotation.clone() };
+    let unwritten = KeysModel { keys: 2, failures: 2, ..crash.clone() };
     let whole = KeysModel { crashes: 1, beginning: Beginning::Alike, ..rotation.clone() };
     vec![
         Scope::new(
@@ -348,6 +366,13 @@ pub(super) fn scopes() -> Vec<Scope> {
             "Two members whose writes may be lost, three keyring operations, a crash.",
             &["SERF-35", "SERF-36"],
             crash,
+        ),
+        Scope::new(
+            "serf-keys-unwritten",
+            Tier::Ci,
+            "Two members with two keys, three keyring operations, a crash, and two writes of the keyring that fail.",
+            &["SERF-37"],
+            unwritten,
         ),
         Scope::new(
             "serf-keys-restart",

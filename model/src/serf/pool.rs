@@ -230,10 +230,35 @@ impl Server {
             self.durable.fold(&record);
             ticket = last;
         }
+        self.durable_to(ticket)
+    }
+
+    fn durable_to(&mut self, ticket: Ticket) -> Told {
         let (mut ready, mut told) = (Vec::new(), Told::default());
         self.gate.durable(ticket, &mut ready);
         self.perform(ready, &mut told);
         told.add(self.step(Event::Durable(ticket)));
+        told
+    }
+
+    /// The pending writes of the keyring and of its time, by their place.
+    pub(super) fn pending_keys(&self) -> impl Iterator<Item = usize> {
+        let of_keys =
+            |record: &Record| matches!(record, Record::Keyring(_) | Record::KeyringClock(_));
+        let pending = self.pending.iter().enumerate();
+        pending.filter(move |(_, (_, record))| of_keys(record)).map(|(at, _)| at)
+    }
+
+    /// The write at this place fails, after those before it became durable; the disk holds it all the same, if `landed`.
+    pub(super) fn fail_write(&mut self, at: usize, landed: bool) -> Told {
+        let mut told = self.sync_first(at);
+        let Some((ticket, record)) = self.pending.pop_front() else { return told };
+        if landed {
+            self.durable.fold(&record);
+        }
+        let reason = "no space left on device".into();
+        told.add(self.command(Command::KeyringNotWritten { ticket, reason }));
+        told.add(self.durable_to(ticket));
         told
     }
 

@@ -146,8 +146,10 @@ fn what_befalls_the_last_of_three_members_first_befalls_any() {
 fn what_befalls_the_last_of_those_that_an_operator_asks_befalls_any() {
     let model = KeysModel {
         servers: 3,
+        keys: 1,
         operations: 1,
         crashes: 1,
+        failures: 0,
         lingering: true,
         beginning: Beginning::Alike,
     };

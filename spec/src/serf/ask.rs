@@ -12,7 +12,6 @@ use super::{
     node::{Serf, Turn},
     query::{self, Open, Purpose, QueryKey, Running},
     ring::Admission,
-    snapshot::Record,
 };
 use crate::{
     machine::Event,
@@ -178,7 +177,7 @@ impl Serf {
             QueryBody::User { .. } => self.open_query(query, turn),
             QueryBody::Ping => {}
             QueryBody::Conflict(name) => self.answer_conflict(query, name, turn),
-            QueryBody::Key(request) => self.heed_keys(query, request, turn),
+            QueryBody::Key(_) => self.heed_keys(query, turn),
         }
     }
 
@@ -238,7 +237,13 @@ impl Serf {
         Ok(())
     }
 
-    fn answer(&mut self, query: &Query, ack: bool, answer: Answer, turn: &mut Turn<'_, '_>) {
+    pub(super) fn answer(
+        &mut self,
+        query: &Query,
+        ack: bool,
+        answer: Answer,
+        turn: &mut Turn<'_, '_>,
+    ) {
         let from = self.own_name();
         let response = QueryResponse { ltime: query.ltime, id: query.id, from, ack, answer };
         let Query { source, source_node, relay_factor, .. } = query;
@@ -347,27 +352,8 @@ impl Serf {
             }
             Next::Done(result) => {
                 self.operation = None;
-                let before = turn.after;
-                turn.after = before.max(self.saved.keyring);
                 turn.emit(Output::KeyringDone { request, result });
-                turn.after = before;
             }
         }
-    }
-
-    /// Does what an operation asks of this member's keyring. It answers once that is durable: who asked for it counts on it.
-    fn heed_keys(&mut self, query: &Query, request: &KeyRequest, turn: &mut Turn<'_, '_>) {
-        let before = (self.keyring.clone(), turn.after);
-        let heeded = self.keyring.heed(query.ltime, request);
-        if self.keyring != before.0 {
-            self.saved.keyring = turn.persist(Record::Keyring(self.keyring.clone()));
-        }
-        turn.after = turn.after.max(self.saved.keyring);
-        if self.keyring.keys != before.0.keys || self.keyring.primary != before.0.primary {
-            turn.emit(Output::Keyring(self.keyring.clone()));
-        }
-        let key = Some(Arc::new(self.keyring.answer(request, heeded)));
-        self.answer(query, false, Answer { key, ..Answer::default() }, turn);
-        turn.after = before.1;
     }
 }

@@ -11,7 +11,10 @@ use super::{
     query::QueryKey,
     tags::Tags,
 };
-use crate::swim::{self, Endpoint, ExchangeError, Member, Name};
+use crate::{
+    machine::Ticket,
+    swim::{self, Endpoint, ExchangeError, Member, Name},
+};
 
 /// The most bytes that a user event may take, whatever is configured (Serf's `UserEventSizeLimit`).
 pub const EVENT_LIMIT: usize = 9 << 10;
@@ -221,6 +224,14 @@ pub enum Command {
         /// The system there refused it: nobody listens at that address. False where it was silent, or doubtful.
         refused: bool,
     },
+    /// The keyring, or its time, could not be written. What the disk holds of that write is not known; the ticket is told
+    /// as durable after this, so that what else waits goes on.
+    KeyringNotWritten {
+        /// The write.
+        ticket: Ticket,
+        /// Why, for the operator.
+        reason: Arc<str>,
+    },
 }
 
 /// What the host is told.
@@ -365,6 +376,8 @@ pub enum Counter {
     DuplicateResponse,
     /// Too many queries wait for the host's answer; the oldest is forgotten.
     OpenQueriesFull,
+    /// Too many operations on the keyring wait for the write of one; this one is not heeded.
+    KeyQueriesFull,
     /// Somebody said that this member leaves, and it said that it doesn't.
     RefutedLeave,
 }

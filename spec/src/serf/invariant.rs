@@ -37,6 +37,7 @@ pub fn bounds_kept(serf: &Serf) -> bool {
     let config = &serf.config;
     serf.running.len() <= config.max_running
         && serf.open.len() <= config.max_open
+        && serf.keys.waiting.len() <= super::keys::MAX_WAITING
         && serf.rejoin.len() <= config.swim.max_members
         && serf.keyring.keys.len() <= super::keyring::MAX_KEYS.max(config.keyring.keys.len())
 }

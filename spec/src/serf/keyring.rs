@@ -123,6 +123,17 @@ impl Keyring {
         Self { primary, keys: keys.iter().cloned().collect(), last: LamportTime::default() }
     }
 
+    /// Whether it holds and uses the same keys.
+    pub fn same_keys(&self, other: &Self) -> bool {
+        (&self.primary, &self.keys) == (&other.primary, &other.keys)
+    }
+
+    /// The keys without the time of the last operation.
+    #[must_use]
+    pub fn timeless(&self) -> Self {
+        Self { last: LamportTime::default(), ..self.clone() }
+    }
+
     /// Heeds an operation asked for at `ltime`: does it, or changes no key and says why. The texts are Serf's and
     /// memberlist's, where they have one.
     pub fn heed(&mut self, ltime: LamportTime, request: &KeyRequest) -> Result<(), &'static str> {
@@ -316,6 +327,12 @@ impl KeyOperation {
             return;
         }
         for (name, response) in &self.answers {
+            // One that couldn't write its keyring may come back with another than it lists.
+            let in_doubt = !response.message.is_empty();
+            if in_doubt {
+                result.errors += 1;
+                continue;
+            }
             let why = match &self.operation {
                 // What this member sent with the key, that one would not understand.
                 KeyRequest::Use(key) if !response.keys.contains(key) => NO_SUCH_KEY,

@@ -8,6 +8,7 @@
 //! | [`ring`] | which events and queries were seen |
 //! | [`query`] | whom a query is for, and what is kept of it |
 //! | [`keyring`] | keys, and operations on all members' keys |
+//! | [`keys`] | how a member heeds such an operation |
 //! | [`tags`] | tags as metadata, and whom a pool admits by them |
 //! | [`message`] | what members send each other |
 //! | [`interface`] | settings, commands, outputs, timers |
@@ -24,6 +25,7 @@ pub mod interface;
 pub mod invariant;
 pub mod join;
 pub mod keyring;
+pub mod keys;
 pub mod lamport;
 pub mod leave;
 pub mod members;

@@ -11,6 +11,7 @@ use super::{
     interface::{Command, Config, Counter, Output, Refused, Timer},
     join::{Exchange, Join},
     keyring::{KeyOperation, Keyring},
+    keys::Keys,
     lamport::LamportTime,
     leave::Lifecycle,
     members::{Change, Members},
@@ -53,6 +54,8 @@ pub struct Serf {
     pub open: BTreeMap<QueryKey, Open>,
     /// The keys.
     pub keyring: Keyring,
+    /// What is to be done with them.
+    pub keys: Keys,
     /// The operation on all keyrings that this member runs.
     pub operation: Option<KeyOperation>,
     /// The push/pulls that Serf's layer asked for, by the number that SWIM answers with.
@@ -78,8 +81,6 @@ pub struct Saved {
     pub query_ltime: LamportTime,
     /// The write of `event_ltime`: events are told behind it.
     pub events: Ticket,
-    /// The write of the keyring: what is said of it stands on it.
-    pub keyring: Ticket,
     /// The write that this member leaves.
     pub leave: Ticket,
     /// The clocks moved: the timer to write them is armed.
@@ -126,7 +127,8 @@ impl Machine for Serf {
             query_ltime: durable.query_ltime,
             ..Saved::default()
         };
-        let keyring = durable.keyring.clone().unwrap_or_else(|| config.keyring.clone());
+        let mut keyring = durable.keyring.clone().unwrap_or_else(|| config.keyring.clone());
+        keyring.last = durable.keyring_ltime;
         let max_queries = config.max_query_ids * size_of::<u32>();
         let mut serf = Self {
             tags: config.tags.clone(),
@@ -137,6 +139,7 @@ impl Machine for Serf {
             running: BTreeMap::new(),
             open: BTreeMap::new(),
             keyring,
+            keys: Keys::default(),
             operation: None,
             exchanges: BTreeMap::new(),
             next_exchange: 0,
@@ -164,12 +167,13 @@ impl Machine for Serf {
             Event::Fire(timer) => self.fire(timer, turn),
             Event::Durable(ticket) => {
                 let saved = &mut self.saved;
-                for own in [&mut saved.events, &mut saved.keyring, &mut saved.leave] {
+                for own in [&mut saved.events, &mut saved.leave] {
                     if *own <= ticket {
                         *own = Ticket::NONE;
                     }
                 }
                 self.swim(Event::Durable(ticket), turn);
+                self.keyring_durable(ticket, turn);
             }
             Event::Command(command) => self.command(command, turn),
         }
@@ -228,6 +232,9 @@ impl Serf {
             Command::StreamFailed { to, refused } => {
                 let failed = swim::Command::StreamFailed { to, refused };
                 return self.swim(Event::Command(failed), turn);
+            }
+            Command::KeyringNotWritten { ticket, reason } => {
+                return self.keyring_not_written(ticket, &reason, turn);
             }
             Command::Join { request, to, ignore_old } => {
                 (request, self.join(request, to, ignore_old, turn))

@@ -44,6 +44,8 @@ pub struct Durable {
     pub left: bool,
     /// The keyring, once it was changed.
     pub keyring: Option<Keyring>,
+    /// The time of the last operation on it.
+    pub keyring_ltime: LamportTime,
 }
 
 /// One change of it. `Persist` writes one, the file holds them in order.
@@ -73,8 +75,10 @@ pub enum Record {
         /// It joins again through those that it knew (`rejoin_after_leave`).
         rejoin: bool,
     },
-    /// The keyring.
+    /// The keys of the keyring, and which of them is used.
     Keyring(Keyring),
+    /// An operation of this time on the keyring was seen.
+    KeyringClock(LamportTime),
 }
 
 impl Durable {
@@ -99,6 +103,9 @@ impl Durable {
                 }
             }
             Record::Keyring(keyring) => self.keyring = Some(keyring.clone()),
+            Record::KeyringClock(ltime) => {
+                self.keyring_ltime = self.keyring_ltime.max(*ltime);
+            }
         }
     }
 
@@ -111,6 +118,9 @@ impl Durable {
             Record::QueryClock(self.query_ltime),
         ]);
         records.extend(self.keyring.clone().map(Record::Keyring));
+        if self.keyring_ltime > LamportTime::default() {
+            records.push(Record::KeyringClock(self.keyring_ltime));
+        }
         let alive = |(name, endpoint): (&Name, &Endpoint)| Record::Alive {
             name: Arc::clone(name),
             endpoint: *endpoint,
@@ -135,6 +145,7 @@ enum Stored {
     Leave,
     Start { rejoin: bool },
     Keyring { keys: Vec<Vec<u8>>, primary: Option<Vec<u8>>, last: LamportTime },
+    KeyringClock(LamportTime),
 }
 
 #[derive(Encode, Decode)]
@@ -166,6 +177,7 @@ impl From<&Record> for Stored {
                 primary: keyring.primary.as_ref().map(|key| key.bytes().to_vec()),
                 last: keyring.last,
             },
+            Record::KeyringClock(ltime) => Self::KeyringClock(*ltime),
         }
     }
 }
@@ -196,6 +208,7 @@ impl Stored {
                 keys: keys.iter().map(|bytes| Key::new(bytes)).collect::<Option<_>>()?,
                 last,
             }),
+            Self::KeyringClock(ltime) => Record::KeyringClock(ltime),
         })
     }
 }
@@ -312,6 +325,7 @@ mod tests {
             Record::Leave,
             Record::Start { rejoin: true },
             Record::Keyring(Keyring::of(&keys)),
+            Record::KeyringClock(LamportTime(6)),
         ]
     }
 
