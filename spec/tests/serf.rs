@@ -590,6 +590,11 @@ fn a_key_is_rotated_in_order_only_and_survives_a_restart() {
     let missing = net.operate(KeyRequest::Use(keys[1].clone()));
     assert_eq!(missing.messages[&name(2)].as_ref(), "did not answer");
     assert_eq!(missing.error.unwrap(), "2/3 nodes reported success");
+    let listed = net.operate(KeyRequest::List);
+    assert_eq!((listed.error, listed.nodes, listed.responses), (None, 2, 2));
+    assert_eq!(listed.keys, BTreeMap::from([(keys[1].clone(), 2)]));
+    let failed = "has failed: its keys are not counted";
+    assert_eq!(listed.messages, BTreeMap::from([(name(2), failed.into())]));
     net.start(&with_keys(2), 2);
     assert_eq!(net.servers[&2].machine.keyring.primary, Some(keys[1].clone()));
 }

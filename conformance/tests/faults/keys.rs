@@ -22,12 +22,16 @@ fn row_50_keys_are_rotated_while_a_member_is_down_and_the_pool_stays_one() {
     who_was_forced_out_is_not_let_in_with_the_old_key(&mut pool).unwrap();
 }
 
-/// How many members of the LAN's pool hold a key; none where some don't answer.
-fn held(pool: &Pool, key: &str) -> Option<u64> {
+/// The keys of the LAN's pool, as they are listed; none where some don't answer.
+fn lan(pool: &Pool) -> Option<Value> {
     let answer = keyring(&pool.agents[0], "GET", "").ok()?;
     let rings = (answer.status == 200).then(|| answer.json().ok())??;
-    let lan = rings.as_array()?.iter().find(|ring| ring["WAN"] == false)?;
-    lan["Keys"].as_object()?.get(key).map_or(Some(0), Value::as_u64)
+    rings.as_array()?.iter().find(|ring| ring["WAN"] == false).cloned()
+}
+
+/// How many members of the LAN's pool hold a key; none where some don't answer.
+fn held(pool: &Pool, key: &str) -> Option<u64> {
+    lan(pool)?["Keys"].as_object()?.get(key).map_or(Some(0), Value::as_u64)
 }
 
 fn done(pool: &Pool, method: &str, key: &str) -> Result<()> {
@@ -50,6 +54,7 @@ fn who_is_down_holds_the_rotation_up(pool: &mut Pool) -> Result<()> {
         })?;
         ensure!(refused.status == 500, "{method}: {}", refused.text());
     }
+    list_names_who_is_down(pool, &name)?;
     // Nobody uses the new key: the one that was down understands everybody, and is understood.
     pool.agents[DOWN].process.restart()?;
     pool.wait_until_all_alive(LIMIT)?;
@@ -60,6 +65,18 @@ fn who_is_down_holds_the_rotation_up(pool: &mut Pool) -> Result<()> {
     done(pool, "DELETE", KEY)?;
     wait_for("the old key's end", LIMIT, || (held(pool, KEY)? == 0).then_some(()))?;
     pool.wait_until_all_alive(LIMIT)
+}
+
+/// To list keys changes none: those that are there are counted, and who is down is named.
+fn list_names_who_is_down(pool: &Pool, name: &str) -> Result<()> {
+    let ring = wait_for("a list", LIMIT, || lan(pool))?;
+    let told = &ring["Messages"][name];
+    ensure!(told == "has failed: its keys are not counted", "{ring}");
+    ensure!(
+        ring["NumNodes"] == 3 && ring["Keys"][KEY] == 3 && ring["PrimaryKeys"][KEY] == 3,
+        "{ring}"
+    );
+    Ok(())
 }
 
 /// Forced out, it holds nothing up. With its old keys it is no member any more, and is told why; the others stay one pool.

@@ -316,19 +316,21 @@ impl Pool {
     /// An operation on the keyrings of all members.
     ///
     /// Gossip passes a query on a bounded number of times, by chance: now and then a member doesn't hear it. Each operation
-    /// may be done twice, so it is asked again, unless a member has failed and will not answer anyway.
+    /// may be done twice, so it is asked again, unless it waits for a member that has failed and will not answer anyway.
     pub async fn keyring(
         &self,
         operation: KeyRequest,
         relay_factor: u8,
     ) -> Result<KeyResult, PoolError> {
         let mut tries = 1;
+        let lists = operation == KeyRequest::List;
         loop {
             let operation = operation.clone();
             let command = |request| Command::Keyring { request, operation, relay_factor };
             let result = self.ask(command, Reply::Keyring).await?;
             let lost = result.errors == 0 && result.responses < result.nodes;
-            let failed = self.members().iter().any(|member| member.status == Status::Failed);
+            let failed =
+                !lists && self.members().iter().any(|member| member.status == Status::Failed);
             if !lost || failed || tries == KEYRING_TRIES {
                 return Ok(result);
             }

@@ -1,7 +1,7 @@
 //! Asking and answering queries (SERF-25 to SERF-29), and operations on all keyrings, which are queries (SERF-30 to
 //! SERF-36).
 
-use alloc::{sync::Arc, vec::Vec};
+use alloc::{collections::BTreeSet, sync::Arc, vec::Vec};
 use core::time::Duration;
 
 use super::{
@@ -316,8 +316,17 @@ impl Serf {
         if self.operation.is_some() {
             return Err(Refused::KeyringBusy);
         }
-        let expected = self.members.remaining();
-        self.operation = Some(KeyOperation::new(request, operation, relay_factor, expected));
+        let members = &self.members;
+        let (expected, failed) = match operation {
+            KeyRequest::List => {
+                (members.named(Status::is_present), members.named(|s| s == Status::Failed))
+            }
+            KeyRequest::Install(_) | KeyRequest::Use(_) | KeyRequest::Remove(_) => {
+                (members.remaining(), BTreeSet::new())
+            }
+        };
+        let operation = KeyOperation::new(request, operation, relay_factor, expected, failed);
+        self.operation = Some(operation);
         let asked = self.ask_keys(turn);
         if asked.is_err() {
             self.operation = None;

@@ -213,6 +213,8 @@ pub struct KeyOperation {
     pub phase: Phase,
     /// Who has to answer: every member that hasn't left. A failed one comes back with the keyring that it has.
     pub expected: BTreeSet<Name>,
+    /// Failed members whose answer is not waited for: a list changes nothing, and names them.
+    pub failed: BTreeSet<Name>,
     /// Who answered, and what.
     pub answers: BTreeMap<Name, Arc<KeyResponse>>,
 }
@@ -252,12 +254,14 @@ impl KeyOperation {
         operation: KeyRequest,
         relay_factor: u8,
         expected: BTreeSet<Name>,
+        failed: BTreeSet<Name>,
     ) -> Self {
         let phase = match operation {
             KeyRequest::Use(_) | KeyRequest::Remove(_) => Phase::Look,
             KeyRequest::Install(_) | KeyRequest::List => Phase::Act,
         };
-        Self { request, operation, relay_factor, phase, expected, answers: BTreeMap::new() }
+        let answers = BTreeMap::new();
+        Self { request, operation, relay_factor, phase, expected, failed, answers }
     }
 
     /// The query of this phase.
@@ -310,6 +314,11 @@ impl KeyOperation {
         }
         for silent in self.expected.iter().filter(|name| !self.answers.contains_key(*name)) {
             result.messages.insert(Arc::clone(silent), "did not answer".into());
+        }
+        for failed in &self.failed {
+            result
+                .messages
+                .insert(Arc::clone(failed), "has failed: its keys are not counted".into());
         }
         let (nodes, responses, errors) = (result.nodes, result.responses, result.errors);
         if errors > 0 {

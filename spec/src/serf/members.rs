@@ -191,6 +191,12 @@ impl Members {
             .any(|entry| entry.status.is_present() && entry.member.name != self.own)
     }
 
+    /// The names of the members that stand so.
+    pub fn named(&self, wanted: impl Fn(Status) -> bool) -> BTreeSet<Name> {
+        let entries = self.entries.iter().filter(|(_, entry)| wanted(entry.status));
+        entries.map(|(name, _)| Arc::clone(name)).collect()
+    }
+
     /// The members that haven't left.
     pub fn remaining(&self) -> BTreeSet<Name> {
         let remaining = self.entries.iter().filter(|(_, entry)| entry.status != Status::Left);
