@@ -267,6 +267,21 @@ impl Net {
         self.deliver();
     }
 
+    /// How a member's host takes another to stand, by what it was told last, and how it stands.
+    fn shown(&self, n: usize, other: usize) -> (Option<Status>, Option<Status>) {
+        let shown = self.told(n).iter().rev().find_map(|output| {
+            let (member, status) = match output {
+                Output::Joined { member, .. } => (member, Status::Alive),
+                Output::Turned { member, status } => (member, *status),
+                Output::Failed(member) => (member, Status::Failed),
+                Output::Left(member) => (member, Status::Left),
+                _ => return None,
+            };
+            (member.name == name(other)).then_some(status)
+        });
+        (shown, self.status(n, other))
+    }
+
     /// Has n0 carry out an operation on all keyrings.
     fn operate(&mut self, operation: KeyRequest) -> KeyResult {
         self.clear();
@@ -352,6 +367,27 @@ fn two_sides_of_a_cut_meet_again_by_reconnecting() {
     for (n, other) in (0..4).flat_map(|n| (0..4).map(move |other| (n, other))) {
         assert_eq!(net.status(n, other), Some(Status::Alive), "{n} of {other}");
     }
+}
+
+#[test]
+fn what_the_host_is_told_is_how_each_member_stands() {
+    let mut net = Net::of(3);
+    // An intent without SWIM's word, as a late one or an operator's: n1 refutes it.
+    net.command(0, Command::ForceLeave { request: 1, name: name(1), prune: false });
+    assert_eq!(net.shown(0, 1), (Some(Status::Leaving), Some(Status::Leaving)));
+    net.run(Duration::from_secs(5));
+    assert_eq!(net.shown(0, 1), (Some(Status::Alive), Some(Status::Alive)));
+    let other = |o: &Output| matches!(o, Output::Left(_) | Output::Failed(_));
+    assert!(!net.told(0).iter().any(other), "no event of Serf's");
+    // Who leaves shows so to itself and to the others, before it has left.
+    net.command(2, Command::Leave { request: 2 });
+    assert_eq!(net.shown(2, 2).0, Some(Status::Leaving));
+    while net.status(0, 2) == Some(Status::Alive) {
+        net.run(Duration::from_millis(10));
+    }
+    assert_eq!(net.shown(0, 2), (Some(Status::Leaving), Some(Status::Leaving)));
+    net.run(Duration::from_secs(10));
+    assert_eq!(net.shown(0, 2), (Some(Status::Left), Some(Status::Left)));
 }
 
 #[test]

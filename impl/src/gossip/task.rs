@@ -245,10 +245,12 @@ impl Task {
             }
             Output::Swim(output) => swim_says(&output),
             Output::Counted(counter) => tracing::debug!(?counter, "serf: counted"),
-            // Consul's agents answer no queries but the internal ones, which the machine answers itself.
+            // Consul's agents answer no queries but the internal ones, which the machine answers itself; and that a member
+            // leaves shows in the list of members alone.
             Output::Query(_)
             | Output::Acked { .. }
             | Output::Answered { .. }
+            | Output::Turned { .. }
             | Output::QueryDone { .. }
             | Output::Rtt { .. } => {}
         }
@@ -285,15 +287,16 @@ pub(super) fn ring(
     gossip_wire::keyring::Keyring::new(keyring.primary.iter().chain(others).map(Key::bytes))
 }
 
+/// Whether the list of members is another one: each change of an entry's member or status is told by one of these.
 fn is_news(output: &Output) -> bool {
     matches!(
         output,
         Output::Joined { .. }
             | Output::Updated(_)
+            | Output::Turned { .. }
             | Output::Failed(_)
             | Output::Left(_)
             | Output::Reaped { .. }
-            | Output::Counted(spec::serf::Counter::RefutedLeave)
     )
 }
 

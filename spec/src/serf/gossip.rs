@@ -34,7 +34,7 @@ impl Serf {
         let mut changes = Vec::new();
         let heard = match &message {
             Message::Leave(leave) => self.members.leave_intent(leave, memory, now, &mut changes),
-            Message::Join(join) => self.members.join_intent(join, memory, now),
+            Message::Join(join) => self.members.join_intent(join, memory, now, &mut changes),
             Message::UserEvent(_)
             | Message::Query(_)
             | Message::QueryResponse(_)

@@ -246,6 +246,14 @@ pub enum Output {
     },
     /// A member says something new of itself.
     Updated(Member),
+    /// A member that is there leaves, by what was said of it, or doesn't any more. Serf has no event for it, and shows it
+    /// in its list of members alone.
+    Turned {
+        /// The member.
+        member: Member,
+        /// How it stands: alive or leaving.
+        status: Status,
+    },
     /// A member failed.
     Failed(Member),
     /// A member left.

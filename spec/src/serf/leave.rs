@@ -1,7 +1,7 @@
 //! How a member leaves (SERF-17, SERF-18; Serf's `Leave`): it says so to Serf's layer, then to SWIM, and each time waits
 //! until that has spread. Who hears only the second has it as failed in Serf, and as left here.
 
-use alloc::sync::Arc;
+use alloc::{sync::Arc, vec::Vec};
 use core::time::Duration;
 
 use super::{
@@ -40,7 +40,9 @@ impl Serf {
         }
         self.saved.leave = turn.persist(Record::Leave);
         self.rejoin.clear();
-        let intent = self.members.begin_leave();
+        let mut changes = Vec::new();
+        let intent = self.members.begin_leave(&mut changes);
+        self.changed(changes, turn);
         self.lifecycle = Lifecycle::Intent(request);
         self.broadcast(Message::Leave(intent), turn);
         let wait = if self.members.has_others() { self.spreading() } else { Duration::ZERO };

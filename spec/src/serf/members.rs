@@ -105,6 +105,8 @@ pub enum Change {
     },
     /// A member is there and says something new of itself.
     Updated(Name),
+    /// A member that is there leaves, by what was said of it, or doesn't any more.
+    Turned(Name),
     /// A member failed.
     Failed(Member),
     /// A member left.
@@ -291,7 +293,10 @@ impl Members {
     fn apply_leave(&mut self, name: &Name, prune: bool, now: Instant, changes: &mut Vec<Change>) {
         let Some(known) = self.entries.get_mut(name) else { return };
         match known.status {
-            Status::Alive => known.status = Status::Leaving,
+            Status::Alive => {
+                known.status = Status::Leaving;
+                changes.push(Change::Turned(Arc::clone(name)));
+            }
             Status::Failed => {
                 known.status = Status::Left;
                 known.since = now;
@@ -316,7 +321,13 @@ impl Members {
     }
 
     /// Takes a join intent, heard or this member's own.
-    pub fn join_intent(&mut self, intent: &JoinIntent, memory: &Memory, now: Instant) -> Heard {
+    pub fn join_intent(
+        &mut self,
+        intent: &JoinIntent,
+        memory: &Memory,
+        now: Instant,
+        changes: &mut Vec<Change>,
+    ) -> Heard {
         if !self.clock.witness(intent.ltime) {
             return Heard::Implausible;
         }
@@ -331,6 +342,7 @@ impl Members {
             // What said that it leaves was about an earlier time.
             known.status = Status::Alive;
             known.prune = false;
+            changes.push(Change::Turned(Arc::clone(&intent.node)));
         }
         Heard::News
     }
@@ -375,12 +387,13 @@ impl Members {
     }
 
     /// This member leaves: the intent to send.
-    pub fn begin_leave(&mut self) -> LeaveIntent {
+    pub fn begin_leave(&mut self, changes: &mut Vec<Change>) -> LeaveIntent {
         self.serving = false;
         let ltime = self.clock.tick();
         if let Some(own) = self.entries.get_mut(&self.own) {
             own.status_ltime = ltime;
             own.status = Status::Leaving;
+            changes.push(Change::Turned(Arc::clone(&self.own)));
         }
         LeaveIntent { ltime, node: Arc::clone(&self.own), prune: false }
     }
@@ -452,7 +465,7 @@ impl Members {
                 self.merge_left(name, *ltime, memory, now, changes);
             } else {
                 let join = JoinIntent { ltime: *ltime, node: Arc::clone(name) };
-                self.join_intent(&join, memory, now);
+                self.join_intent(&join, memory, now, changes);
             }
         }
         if self.serving && !believed { Heard::Refute } else { Heard::News }

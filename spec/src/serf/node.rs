@@ -389,6 +389,10 @@ impl Serf {
                     let Some(member) = member(&name) else { continue };
                     Output::Updated(member)
                 }
+                Change::Turned(name) => {
+                    let Some(entry) = self.members.entries.get(&name) else { continue };
+                    Output::Turned { member: entry.member.clone(), status: entry.status }
+                }
                 Change::Failed(member) => {
                     turn.persist(Record::NotAlive(Arc::clone(&member.name)));
                     Output::Failed(member)
