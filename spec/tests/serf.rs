@@ -588,6 +588,34 @@ fn nobody_sends_packets_for_a_stranger() {
 }
 
 #[test]
+fn a_query_of_a_member_that_is_not_known_yet_is_taken_when_it_comes_again() {
+    let mut net = Net::of(2);
+    let query = Query {
+        ltime: net.servers[&1].machine.queries.clock.time(),
+        id: 1,
+        source: endpoint(7),
+        source_node: name(7),
+        filters: vec![],
+        ack: true,
+        no_broadcast: false,
+        relay_factor: 0,
+        timeout: Duration::from_secs(5),
+        body: QueryBody::User { name: "uptime".into(), payload: [].into() },
+    };
+    let query = Message::Query(Arc::new(query));
+    let taken = |net: &Net| net.told(1).iter().any(|output| matches!(output, Output::Query(_)));
+    net.hear(1, query.clone());
+    assert!(net.counted(1, Counter::StrangersQuery) && !taken(&net));
+    net.start(&config(7), 7);
+    net.join(7, 1);
+    net.hear(1, query.clone());
+    assert!(taken(&net));
+    net.clear();
+    net.hear(1, query);
+    assert!(!taken(&net), "once");
+}
+
+#[test]
 fn a_key_is_rotated_in_order_only_and_survives_a_restart() {
     let mut net = Net::empty();
     let keys = [1, 2].map(|n| Key::new(&[n; 32]).unwrap());

@@ -139,16 +139,17 @@ impl Serf {
 
     /// A query came.
     pub(super) fn hear_query(&mut self, query: &Arc<Query>, turn: &mut Turn<'_, '_>) {
+        // Everybody who hears it sends something to its source: else an outsider aims the whole pool at a third party. What
+        // is dropped for that is not remembered: gossip may bring the query again when its asker is known.
+        if !self.is_member_at(&query.source_node, query.source) {
+            turn.count(Counter::StrangersQuery);
+            return;
+        }
         match self.queries.admit(query.ltime, query.id) {
             Admission::New => {}
             Admission::Known => return,
             Admission::Old => return turn.count(Counter::OldQuery),
             Admission::Implausible => return turn.count(Counter::ImplausibleTime),
-        }
-        // Everybody who hears it sends something to its source: else an outsider aims the whole pool at a third party.
-        if !self.is_member_at(&query.source_node, query.source) {
-            turn.count(Counter::StrangersQuery);
-            return;
         }
         if !query.no_broadcast {
             self.broadcast(Message::Query(Arc::clone(query)), turn);
