@@ -4,6 +4,7 @@
 //! machine, one thread writes what must survive, and tasks for datagrams and streams bring what arrives.
 
 mod agent;
+mod counters;
 mod disk;
 mod events;
 mod finding;

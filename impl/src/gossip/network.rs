@@ -31,7 +31,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::turn::Input;
+use super::{counters::Counters, turn::Input};
 use crate::{cli::go_error, http::Network as Cidr};
 
 /// The longest datagram.
@@ -44,17 +44,6 @@ const MAX_DIALLED: usize = 128;
 const MAX_REASONS: usize = 1024;
 /// How long an accept loop rests when the system has no sockets left.
 const NO_SOCKETS_PAUSE: Duration = Duration::from_millis(50);
-
-/// What was counted on the wire.
-#[derive(Debug, Default)]
-pub(super) struct Counters {
-    /// Datagrams and streams that were refused, and messages in them.
-    pub refused: AtomicU64,
-    /// Inputs that were dropped because the machine had too many before it.
-    pub overrun: AtomicU64,
-    /// Messages that could not be sent.
-    pub unsent: AtomicU64,
-}
 
 /// The sockets of a pool.
 pub(super) struct Wire {
@@ -69,7 +58,7 @@ pub(super) struct Wire {
     next_stream: AtomicU64,
     dialling: Arc<Semaphore>,
     reasons: Mutex<BTreeMap<SocketAddr, String>>,
-    pub counters: Counters,
+    counters: Arc<Counters>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -85,6 +74,7 @@ pub(super) struct WireParts {
     pub control: mpsc::UnboundedSender<Input>,
     pub allowed: Vec<Cidr>,
     pub stream_timeout: Duration,
+    pub counters: Arc<Counters>,
 }
 
 impl Wire {
@@ -101,7 +91,7 @@ impl Wire {
             next_stream: AtomicU64::new(0),
             dialling: Arc::new(Semaphore::new(MAX_DIALLED)),
             reasons: Mutex::default(),
-            counters: Counters::default(),
+            counters: parts.counters,
         });
         tokio::spawn(Arc::clone(&wire).receive());
         tokio::spawn(Arc::clone(&wire).accept(parts.listener));
@@ -378,6 +368,7 @@ mod tests {
             control,
             allowed: Vec::new(),
             stream_timeout: LIMIT,
+            counters: Arc::default(),
         });
         (wire, received, controls)
     }

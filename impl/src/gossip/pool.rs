@@ -21,6 +21,7 @@ use spec::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
+    counters::Counters,
     events::{Events, NEW_LEADER, UserEvent},
     task::{Ask, Reply},
 };
@@ -127,6 +128,7 @@ pub(super) struct Shared {
     /// Whether gossip is encrypted.
     pub encrypted: std::sync::atomic::AtomicBool,
     pub figures: Figures,
+    pub counters: Arc<Counters>,
 }
 
 impl Shared {
@@ -336,6 +338,11 @@ impl Pool {
             }
             tries += 1;
         }
+    }
+
+    /// The block `gossip_lan` or `gossip_wan` of `info`: what was refused, dropped and lost.
+    pub fn counted(&self) -> BTreeMap<&'static str, String> {
+        self.0.counters.figures()
     }
 
     /// The block `serf_lan` or `serf_wan` of `info`.

@@ -22,6 +22,7 @@ use tokio::{
 };
 
 use super::{
+    counters::Counters,
     disk::Disk,
     events::Events,
     network::{Wire, WireParts},
@@ -155,6 +156,7 @@ impl Pool {
             turn.keep_places();
         }
 
+        let counters = Arc::new(Counters::default());
         let (inputs, received) = mpsc::channel(MAX_WAITING);
         let (control, controls) = mpsc::unbounded_channel();
         let (asks, asked) = mpsc::unbounded_channel();
@@ -166,6 +168,7 @@ impl Pool {
             control: control.clone(),
             allowed: gossip.allowed.clone(),
             stream_timeout,
+            counters: Arc::clone(&counters),
         });
         let records = Arc::new(GroupCommit::new(usize::MAX, usize::MAX));
         Disk::new(store, keyring_file)
@@ -185,6 +188,7 @@ impl Pool {
             fatal: watch::Sender::new(None),
             encrypted: AtomicBool::new(false),
             figures: Figures::default(),
+            counters,
         });
         let task = Task {
             turn,

@@ -243,8 +243,16 @@ impl Task {
             Output::Rejoined { through: None } => {
                 says!(self.shared.area, warn, "serf: Failed to re-join any previously known node");
             }
-            Output::Swim(output) => swim_says(&output),
-            Output::Counted(counter) => tracing::debug!(?counter, "serf: counted"),
+            Output::Swim(output) => {
+                if let swim::Output::Dropped(why) = &output {
+                    self.shared.counters.dropped(*why);
+                }
+                swim_says(&output);
+            }
+            Output::Counted(counter) => {
+                self.shared.counters.counted(counter);
+                tracing::debug!(?counter, "serf: counted");
+            }
             // Consul's agents answer no queries but the internal ones, which the machine answers itself; and that a member
             // leaves shows in the list of members alone.
             Output::Query(_)

@@ -82,8 +82,10 @@ fn described(settings: &Settings, mut stats: Stats, local: Option<&LocalAgent>) 
     let mut coord = None;
     let mut known = None;
     if let Some(pool) = local.map(LocalAgent::pool) {
+        stats.insert("gossip_lan", pool.counted());
         stats.insert("serf_lan", pool.figures());
         if let Some(wan) = local.and_then(LocalAgent::wan) {
+            stats.insert("gossip_wan", wan.counted());
             stats.insert("serf_wan", wan.figures());
         }
         coord = pool.coordinate().map(|coordinate| Coordinate::from(&*coordinate));
