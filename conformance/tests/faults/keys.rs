@@ -1,4 +1,4 @@
-//! Rotation of gossip's keys while a member is down: row 50.
+//! Rotation of gossip's keys while a member is down, or can't write them: rows 50 and 51.
 
 use anyhow::{Result, ensure};
 use conformance::{
@@ -20,6 +20,54 @@ fn row_50_keys_are_rotated_while_a_member_is_down_and_the_pool_stays_one() {
     pool.wait_until_all_alive(LIMIT).unwrap();
     who_is_down_holds_the_rotation_up(&mut pool).unwrap();
     who_was_forced_out_is_not_let_in_with_the_old_key(&mut pool).unwrap();
+}
+
+#[test]
+fn row_52_a_keyring_that_cant_be_written_is_refused_and_the_old_one_is_used() {
+    let _alone = alone();
+    let mut pool = Pool::on_loopback(1, 1, &json!({ "encrypt": KEY })).unwrap();
+    pool.wait_until_all_alive(LIMIT).unwrap();
+    who_cant_write_says_so(&mut pool).unwrap();
+}
+
+/// Its disk takes no keyring: the operator is told why, and it comes back with the keys that it had.
+fn who_cant_write_says_so(pool: &mut Pool) -> Result<()> {
+    let (folder, name) = (pool.agents[1].data_dir().join("serf"), pool.agents[1].name.clone());
+    let file = folder.join("local.keyring");
+    let before = std::fs::read(&file)?;
+    // What the new file would be called is taken, for whomever the agent runs as.
+    let obstacle = folder.join("local.keyring.new");
+    std::fs::create_dir(&obstacle)?;
+    let why = format!("{name}: Failed to write keyring file: ");
+    for (method, key) in [("POST", NEXT), ("PUT", KEY), ("DELETE", NEXT)] {
+        let refused = wait_for(&format!("{method} that the member answers"), LIMIT, || {
+            let answer = keyring(&pool.agents[0], method, key).ok()?;
+            // On a busy machine it may not have answered.
+            (!answer.text().contains(&format!("{name}: did not answer"))).then_some(answer)
+        })?;
+        let says = refused.text();
+        ensure!(refused.status == 500 && says.contains("1/2 nodes reported failure"), "{says}");
+        ensure!(says.contains(&why) && says.contains("Is a directory"), "{method}: {says}");
+    }
+    // To list is possible, with a warning.
+    let ring = wait_for("a list", LIMIT, || lan(pool))?;
+    let warning = ring["Messages"][&name].as_str().unwrap_or_default();
+    ensure!(warning.contains("Is a directory"), "{ring}");
+    let expected = json!({ KEY: 2, NEXT: 1 });
+    ensure!(ring["Keys"] == expected && ring["PrimaryKeys"] == json!({ KEY: 2 }), "{ring}");
+    pool.agents[1].process.kill()?;
+    ensure!(std::fs::read(&file)? == before, "it is as it was");
+    pool.agents[1].process.restart()?;
+    pool.wait_until_all_alive(LIMIT)?;
+    let listed = || Some(lan(pool)?["Keys"] == expected);
+    ensure!(wait_for("a list", LIMIT, listed)?, "it has the keys that it had");
+    // Once it can write, nothing is left of that.
+    std::fs::remove_dir(&obstacle)?;
+    done(pool, "POST", NEXT)?;
+    pool.agents[1].process.kill()?;
+    pool.agents[1].process.restart()?;
+    pool.wait_until_all_alive(LIMIT)?;
+    wait_for("all to hold the next key", LIMIT, || (held(pool, NEXT)? == 2).then_some(()))
 }
 
 /// The keys of the LAN's pool, as they are listed; none where some don't answer.
