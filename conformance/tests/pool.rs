@@ -8,6 +8,7 @@ use std::{
     fs,
     path::PathBuf,
     process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -281,6 +282,57 @@ fn three_servers_and_five_clients_form_a_cluster_from_consuls_own_configuration(
         let keys = agent.client().get("/v1/kv/by?keys").unwrap().json().unwrap();
         assert_eq!(keys.as_array().unwrap().len(), names.len(), "{} sees {keys}", agent.name);
     }
+}
+
+/// Waits at an agent for another list of events than the one with this index; gives how many it then has, and its index.
+fn wait_at(agent: &Agent, query: &str, index: u64) -> thread::JoinHandle<(usize, u64)> {
+    let mut client = agent.client_with(2 * LIMIT);
+    let target = format!("/v1/event/list?{query}&index={index}&wait={}s", LIMIT.as_secs());
+    thread::spawn(move || {
+        let answer = client.get(&target).unwrap();
+        let events = answer.json().unwrap();
+        (events.as_array().unwrap().len(), answer.index().unwrap())
+    })
+}
+
+#[test]
+fn lists_of_events_are_waited_for_by_the_index_of_all_or_of_a_name() {
+    let _alone = alone();
+    let pool = pool::Pool::on_loopback(1, 1, &json!({})).unwrap();
+    pool.wait_until_all_alive(LIMIT).unwrap();
+    let (server, client) = (&pool.agents[0], &pool.agents[1]);
+    let fire = |name: &str| {
+        let fired = server.client().put(&format!("/v1/event/fire/{name}"), b"").unwrap();
+        assert_eq!(fired.status, 200, "{}", fired.text());
+    };
+    // Waits until the client has so many events; gives the index of the list.
+    let listed = |query: &str, count: usize| {
+        wait_for("the list", LIMIT, || {
+            let answer = client.client().get(&format!("/v1/event/list?{query}")).ok()?;
+            (answer.json().ok()?.as_array()?.len() == count).then(|| answer.index())?
+        })
+        .unwrap()
+    };
+    // None yet: there is an index to wait by all the same.
+    let waiting = wait_at(client, "", listed("", 0));
+    fire("deploy");
+    let (count, index) = waiting.join().unwrap();
+    assert_eq!((count, index), (1, listed("", 1)));
+    let named = listed("name=deploy", 1);
+    assert_eq!(named, index, "it is the last event's");
+    // Of one name: another's event doesn't end the wait, which is over with its own.
+    let (all, one) = (wait_at(client, "", index), wait_at(client, "name=deploy", named));
+    fire("restart");
+    let (count, index) = all.join().unwrap();
+    assert_eq!((count, index), (2, listed("", 2)));
+    assert_ne!(index, named);
+    assert!(!one.is_finished(), "another name's event woke it");
+    fire("deploy");
+    let (count, index) = one.join().unwrap();
+    assert_eq!((count, index), (2, listed("name=deploy", 2)));
+    // Where nothing comes, the same list is told at the end.
+    let same = client.client().get(&format!("/v1/event/list?index={}&wait=10ms", listed("", 3)));
+    assert_eq!(same.unwrap().index(), Some(listed("", 3)));
 }
 
 #[test]
