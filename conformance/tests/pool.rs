@@ -336,6 +336,44 @@ fn lists_of_events_are_waited_for_by_the_index_of_all_or_of_a_name() {
 }
 
 #[test]
+fn an_agent_with_a_key_shares_a_pool_with_one_without_where_it_verifies_neither_way() {
+    let _alone = alone();
+    let lenient = json!({
+        "encrypt": KEY, "encrypt_verify_incoming": false, "encrypt_verify_outgoing": false,
+    });
+    let mut pool = pool::Pool::on_loopback(1, 0, &lenient).unwrap();
+    let client = |name, mut config: Value| {
+        config["server"] = json!(false);
+        Options::ours(name).unwrap().config(config)
+    };
+    pool.add(client("c1", json!({ "encrypt": "" }))).unwrap();
+    pool.wait_until_all_alive(LIMIT).unwrap();
+    let expected = pool.alive_but(&[], "alive");
+    // What it says is encrypted, and what it hears needn't be.
+    let halfway = json!({ "encrypt_verify_outgoing": true });
+    let halfway = pool.add(client("c2", halfway)).unwrap();
+    wait_for("c2's joining", LIMIT, || {
+        (pool.agents[halfway].count(&["(LAN) joined"]) > 0).then_some(())
+    })
+    .unwrap();
+    pool.agents[halfway].process.kill().unwrap();
+    // It takes nothing in clear: the server's answer neither.
+    let strict = json!({ "encrypt_verify_incoming": true, "encrypt_verify_outgoing": true });
+    let strict = pool.add(client("c3", strict)).unwrap();
+    wait_for("a clear error", LIMIT, || {
+        (pool.agents[strict].count(&["(LAN) couldn't join"]) > 0).then_some(())
+    })
+    .unwrap();
+    let alone = pool.agents[strict].members().unwrap();
+    assert_eq!(alone.into_keys().collect::<Vec<_>>(), ["c3"]);
+    assert_eq!(pool.agents[strict].count(&["(LAN) joined"]), 0);
+    for agent in &pool.agents[..2] {
+        let seen = agent.members().unwrap();
+        assert!(expected.iter().all(|(name, status)| seen.get(name) == Some(status)), "{seen:?}");
+    }
+}
+
+#[test]
 fn our_agents_share_a_pool_with_real_ones() {
     let _alone = alone();
     one_pool(&json!({}));

@@ -276,6 +276,16 @@ fn gossip_is_configured_as_consul_does() {
     assert_eq!(gossip.key.as_ref().map(|key| key.0.len()), Some(32));
     assert!(!format!("{gossip:?}").contains("19, 100"), "a key isn't shown");
     assert!(gossip.verify_incoming && gossip.verify_outgoing);
+    for (incoming, outgoing) in [(false, true), (true, false), (false, false)] {
+        let flags = json!({
+            "encrypt_verify_incoming": incoming, "encrypt_verify_outgoing": outgoing,
+            "encrypt": "aPuGh+5UDskRAbkLaXRzFoSOcSM+5vAK+NEYOWHJH7w=",
+        });
+        let config = resolved(&[BASE], flags, false).unwrap();
+        for gossip in [config.gossip, config.wan.unwrap()] {
+            assert_eq!((gossip.verify_incoming, gossip.verify_outgoing), (incoming, outgoing));
+        }
+    }
     assert_eq!(gossip.retry_join, ["a", "b:1"]);
     assert!(gossip.allowed[0].contains("127.9.9.9".parse().unwrap()));
     // A server stays when it is stopped, a client leaves.
