@@ -284,6 +284,23 @@ fn three_servers_and_five_clients_form_a_cluster_from_consuls_own_configuration(
     }
 }
 
+#[test]
+fn who_is_said_to_leave_shows_as_leaving_until_it_says_otherwise() {
+    let _alone = alone();
+    // Who stands still for a while is not taken for failed.
+    let config = json!({ "gossip_lan": { "suspicion_mult": 60 } });
+    let pool = pool::Pool::on_loopback(1, 1, &config).unwrap();
+    pool.wait_until_all_alive(LIMIT).unwrap();
+    // It can't say otherwise yet.
+    pool.agents[1].process.pause().unwrap();
+    let forced = pool.agents[0].client().put("/v1/agent/force-leave/c1", b"").unwrap();
+    assert_eq!(forced.status, 200, "{}", forced.text());
+    pool.wait_until_these_see(&[0], &pool.alive_but(&[1], "leaving"), LIMIT).unwrap();
+    pool.agents[1].process.resume().unwrap();
+    pool.wait_until_all_alive(LIMIT).unwrap();
+    assert_eq!(pool.count(&["EventMemberLeave"]), 0, "{}", pool.logs());
+}
+
 /// Waits at an agent for another list of events than the one with this index; gives how many it then has, and its index.
 fn wait_at(agent: &Agent, query: &str, index: u64) -> thread::JoinHandle<(usize, u64)> {
     let mut client = agent.client_with(2 * LIMIT);
