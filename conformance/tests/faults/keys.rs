@@ -1,4 +1,4 @@
-//! Rotation of gossip's keys while a member is down, or can't write them: rows 50 and 51.
+//! Rotation of gossip's keys while a member is down, or can't write them: rows 50 and 52.
 
 use anyhow::{Result, ensure};
 use conformance::{
