@@ -5,6 +5,8 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod driver;
+#[cfg(test)]
+mod golden;
 pub mod gossip;
 pub mod http;
 pub mod net;

@@ -182,6 +182,7 @@ pub(super) async fn refuse(stream: &mut TcpStream, refusal: Refusal) -> io::Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::golden::stand_still;
 
     fn hello(class: Class, cluster: Option<u128>, to: Option<ServerId>) -> Hello {
         let cluster = cluster.map(ClusterId);
@@ -221,5 +222,29 @@ mod tests {
         bytes.clear();
         codec::frame(&hello, &mut bytes);
         assert_eq!(bytes, [8, 0, 0, 0, 1, 1, 3, 0, 9, 9, 0, 0]);
+        let classes =
+            vec![(Class::Raft, "00"), (Class::Rpc, "01"), (Class::Bulk, "02"), (Class::Http, "03")];
+        stand_still(4, classes);
+    }
+
+    #[test]
+    fn the_bytes_of_the_answer_to_a_hello_stand_still() {
+        let server = ServerId::new(1, 7);
+        let welcome = |cluster| Answer::Welcome(Welcome { cluster, server });
+        let refused = Answer::Refused;
+        let cluster = Some(ClusterId(300));
+        stand_still(
+            2,
+            vec![
+                (welcome(None), "00000107"),
+                (welcome(cluster), "0001fb2c010107"),
+                (refused(Refusal::Protocol { speaks: 300 }), "0100fb2c01"),
+                (refused(Refusal::Cluster { belongs_to: None }), "010100"),
+                (refused(Refusal::Cluster { belongs_to: cluster }), "010101fb2c01"),
+                (refused(Refusal::Addressee { is: server }), "01020107"),
+                (refused(Refusal::TooManyConnections), "0103"),
+            ],
+        );
+        stand_still::<Refusal>(4, vec![]);
     }
 }

@@ -353,3 +353,21 @@ fn admit(count: &AtomicUsize, amount: usize, limit: usize) -> bool {
         })
         .is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Head;
+    use crate::golden::stand_still;
+
+    #[test]
+    fn the_bytes_of_heads_stand_still() {
+        stand_still(
+            3,
+            vec![
+                (Head::Request { id: 300, timeout_ms: 5000 }, "00fb2c01fb8813"),
+                (Head::Response { id: 300 }, "01fb2c01"),
+                (Head::Busy { id: 300 }, "02fb2c01"),
+            ],
+        );
+    }
+}
