@@ -1,6 +1,10 @@
 //! Loom explores the interleavings of the primitives: `RUSTFLAGS="--cfg loom" cargo test -p agent-sync --release`.
 //!
 //! A lost wake-up shows as a deadlock: the sleeper below sleeps on loom's own condition variable.
+//!
+//! Loom has no time: its `Condvar::wait_timeout` never times out. So a wait with a deadline is explored up to what wakes it,
+//! and a deadline that has passed before anything is waited for; one that passes during the wait is tested in
+//! `group_commit` with a real clock.
 #![cfg(loom)]
 
 use std::{
@@ -8,6 +12,7 @@ use std::{
     pin::pin,
     sync::Arc,
     task::{Context, Poll, Wake},
+    time::{Duration, Instant},
 };
 
 use agent_sync::{GroupCommit, Latch, Published, Taken, Topic, Watches};
@@ -72,6 +77,47 @@ fn no_item_is_lost_and_no_sleeper_forgotten() {
         for producer in producers {
             producer.join().unwrap();
         }
+    });
+}
+
+/// What the consensus thread does: it looks what is there, then sleeps until something is or its next timer is due.
+#[test]
+fn with_a_deadline_no_item_is_lost_and_no_sleeper_forgotten() {
+    explore(|| {
+        let queue = Arc::new(GroupCommit::new(8, 8));
+        let producers: Vec<_> = (0..2)
+            .map(|n| {
+                let queue = queue.clone();
+                thread::spawn(move || queue.send(n).unwrap())
+            })
+            .collect();
+        let mut out = Vec::new();
+        let taken = queue.try_take(&mut out);
+        assert_eq!(taken, if out.is_empty() { Taken::Deadline } else { Taken::Items });
+        let deadline = Instant::now() + Duration::from_secs(3600);
+        while out.len() < 2 {
+            assert_eq!(queue.take(&mut out, Some(deadline)), Taken::Items);
+        }
+        out.sort_unstable();
+        assert_eq!(out, [0, 1]);
+        for producer in producers {
+            producer.join().unwrap();
+        }
+        assert_eq!(queue.try_take(&mut out), Taken::Deadline);
+    });
+}
+
+#[test]
+fn a_close_ends_a_wait_with_a_deadline() {
+    explore(|| {
+        let queue = Arc::new(GroupCommit::<()>::new(8, 8));
+        let closer = {
+            let queue = queue.clone();
+            thread::spawn(move || queue.close())
+        };
+        let deadline = Instant::now() + Duration::from_secs(3600);
+        assert_eq!(queue.take(&mut Vec::new(), Some(deadline)), Taken::Closed);
+        closer.join().unwrap();
     });
 }
 
@@ -183,6 +229,32 @@ fn register_then_read_loses_no_wake_of_a_prefix() {
     a_query_sees_the_write(Topic::Prefix(0, b"k"), |watches| watches.wake_key(0, b"key"));
     a_query_sees_the_write(Topic::Prefix(0, b"key"), |watches| watches.wake_prefix(0, b"k"));
     a_query_sees_the_write(Topic::Key(0, b"key"), Watches::wake_all);
+}
+
+/// A query that was woken by a change that is not enough for it watches again, from before it reads.
+#[test]
+fn who_watches_again_after_a_wake_misses_no_later_one() {
+    explore(|| {
+        let (watches, state) = (Watches::new(), Arc::new(AtomicUsize::new(0)));
+        let writer = {
+            let (watches, state) = (watches.clone(), state.clone());
+            thread::spawn(move || {
+                for index in 1..=2 {
+                    state.store(index, Ordering::Release);
+                    watches.wake_key(0, b"k");
+                }
+            })
+        };
+        loop {
+            let watch = watches.register(Topic::Key(0, b"k"));
+            if state.load(Ordering::Acquire) == 2 {
+                break;
+            }
+            block_on(watch);
+        }
+        writer.join().unwrap();
+        assert_eq!(watches.len(), 0);
+    });
 }
 
 #[test]
