@@ -31,6 +31,8 @@ pub struct KvModel {
     pub empty: bool,
     /// The values that are written.
     pub values: &'static [&'static str],
+    /// The flags that are written with them under the first key; 0 under the others.
+    pub flags: &'static [u64],
     /// The prefixes that are deleted.
     pub trees: &'static [&'static str],
     /// Whether a client reads, and then compares and sets.
@@ -167,7 +169,7 @@ impl KvState {
             Action::Cas(value) => {
                 let Seen { key, entry } = self.seen.clone()?;
                 let index = entry.map_or(0, |entry| entry.modify_index);
-                Command::Kv(KvCommand::Cas { key, value: value.clone(), flags: 0, index })
+                Command::Kv(KvCommand::Cas { key, value: value.clone(), flags: 1, index })
             }
             Action::DeleteCas => {
                 let Seen { key, entry } = self.seen.clone()?;
@@ -463,9 +465,11 @@ impl Model for KvModel {
         if at.state.applied().0.0 >= self.last {
             return;
         }
-        for key in self.keys.iter().map(|key| Key::from(*key)) {
+        for (n, key) in self.keys.iter().map(|key| Key::from(*key)).enumerate() {
             for value in self.values.iter().map(|value| Value::from(*value)) {
-                actions.push(Action::Kv(KvCommand::Set { key: key.clone(), value, flags: 0 }));
+                let flags = if n == 0 { self.flags } else { &[0] };
+                let set = |flags| KvCommand::Set { key: key.clone(), value: value.clone(), flags };
+                actions.extend(flags.iter().map(|flags| Action::Kv(set(*flags))));
             }
             if self.reader && at.seen.is_none() {
                 actions.push(Action::Read(key.clone()));
@@ -642,6 +646,7 @@ pub fn scopes() -> Vec<Scope> {
                 keys: &["a", "a/b", "b"],
                 empty: true,
                 values: &["1"],
+                flags: &[0],
                 trees: &["a", "a/"],
                 reader: true,
                 reap: true,
@@ -658,6 +663,7 @@ pub fn scopes() -> Vec<Scope> {
                 keys: &["a", "a/b"],
                 empty: false,
                 values: &["1"],
+                flags: &[0],
                 trees: &["a"],
                 reader: false,
                 reap: false,
@@ -668,12 +674,13 @@ pub fn scopes() -> Vec<Scope> {
         Scope::new(
             "kv-foreign",
             Tier::Ci,
-            "the archive of a cluster with higher indexes restored, then written on",
-            &["STATE-16"],
+            "the archive of a cluster with higher indexes restored, then written on, with other flags too",
+            &["STATE-3", "STATE-4", "STATE-16"],
             KvModel {
                 keys: &["a", "b"],
                 empty: false,
                 values: &["1"],
+                flags: &[0, 1],
                 trees: &[""],
                 reader: false,
                 reap: false,
