@@ -94,6 +94,16 @@ pub fn action_text(action: &Action) -> String {
         Action::SnapshotStored(place, id) => {
             format!("{:?}: snapshot {} stored", id_at(*place), id.index.0)
         }
+        Action::SnapshotFailed(place, id) => {
+            format!("{:?}: snapshot {} can't be stored", id_at(*place), id.index.0)
+        }
+        Action::SnapshotUnreadable(place, id) => {
+            format!("{:?}: snapshot {} can't be read", id_at(*place), id.index.0)
+        }
+        Action::StepDown(place) => format!("{:?}: disk full", id_at(*place)),
+        Action::Unreachable(place, other) => {
+            format!("{:?}: connection to {:?} broke", id_at(*place), id_at(*other))
+        }
     }
 }
 
@@ -130,7 +140,11 @@ fn place(action: &Action) -> usize {
         | Action::Reconfigure(place, _)
         | Action::Transfer(place, _)
         | Action::SnapshotSaved(place)
-        | Action::SnapshotStored(place, _) => *place,
+        | Action::SnapshotStored(place, _)
+        | Action::SnapshotFailed(place, _)
+        | Action::SnapshotUnreadable(place, _)
+        | Action::StepDown(place)
+        | Action::Unreachable(place, _) => *place,
     }
 }
 
@@ -170,7 +184,11 @@ pub fn diagram(path: &[(State, Option<Action>)]) -> String {
             | Action::Reconfigure(..)
             | Action::Transfer(..)
             | Action::SnapshotSaved(_)
-            | Action::SnapshotStored(..) => {
+            | Action::SnapshotStored(..)
+            | Action::SnapshotFailed(..)
+            | Action::SnapshotUnreadable(..)
+            | Action::StepDown(_)
+            | Action::Unreachable(..) => {
                 lines.push(format!("    Note over {}: {}", lane(at), action_text(action)));
             }
         }

@@ -37,6 +37,10 @@ impl Checked for RaftModel {
         "transfer",
         "snapshot saved",
         "snapshot stored",
+        "snapshot failed",
+        "snapshot unreadable",
+        "step down",
+        "unreachable",
     ];
 
     const CANONICAL: Option<crate::Canonical<Self>> = Some(State::canonical);
@@ -59,6 +63,10 @@ impl Checked for RaftModel {
             Action::Transfer(..) => 12,
             Action::SnapshotSaved(_) => 13,
             Action::SnapshotStored(..) => 14,
+            Action::SnapshotFailed(..) => 15,
+            Action::SnapshotUnreadable(..) => 16,
+            Action::StepDown(_) => 17,
+            Action::Unreachable(..) => 18,
         }
     }
 

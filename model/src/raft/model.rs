@@ -1,6 +1,6 @@
 //! The Raft model: `spec`'s node under a network that loses, repeats and reorders, on disks that crash.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use spec::{
     entropy::Least,
@@ -10,6 +10,7 @@ use spec::{
         Command, Config, Configuration, Durable, Entry, Index, Member, MembershipChange, Message,
         Node, Payload, Proposal, Request, Role, ServerId, SnapshotId, Suffrage, Term, Timer,
         message::{AppendEntries, AppendResult, Appended},
+        progress::Mode,
     },
     time::{ClusterTime, Instant},
 };
@@ -21,7 +22,7 @@ use super::{
     progress,
     property::Watch,
     rename::{Renaming, sort_sends},
-    run::{Listener as _, Run},
+    run::{Listener as _, Run, drop_unheard},
     world::{Ghosts, Hashed, Packet, Server, Spent, State, TIMERS, World, timer_bit},
 };
 
@@ -53,8 +54,16 @@ pub struct Bounds {
     pub append_entries: usize,
     /// AppendEntries under way to one follower.
     pub inflight: usize,
+    /// Bytes of entries in one AppendEntries.
+    pub append_bytes: usize,
+    /// Bytes of entries under way to one follower.
+    pub inflight_bytes: usize,
+    /// Bytes of entries that aren't committed, beyond which proposals are refused.
+    pub uncommitted_bytes: usize,
     /// Chunks of a snapshot.
     pub chunks: u64,
+    /// Chunks of a snapshot under way to one follower.
+    pub credit: u64,
     /// Entries that compaction leaves.
     pub trailing: u64,
     /// The machine's `reach_back`.
@@ -118,6 +127,8 @@ pub enum Change {
     Promote(usize),
     /// Remove.
     Remove(usize),
+    /// Note a new address.
+    SetAddress(usize),
 }
 
 impl Change {
@@ -126,6 +137,7 @@ impl Change {
             Self::Add(place) => Self::Add(names.place(place)),
             Self::Promote(place) => Self::Promote(names.place(place)),
             Self::Remove(place) => Self::Remove(names.place(place)),
+            Self::SetAddress(place) => Self::SetAddress(names.place(place)),
         }
     }
 }
@@ -145,7 +157,11 @@ impl Default for Bounds {
             eager_commit: false,
             append_entries: 1,
             inflight: 1,
+            append_bytes: 1 << 20,
+            inflight_bytes: 8 << 20,
+            uncommitted_bytes: 64 << 20,
             chunks: 1,
+            credit: 4,
             trailing: 0,
             reach_back: false,
             disks: &[],
@@ -192,6 +208,14 @@ pub enum Action {
     SnapshotSaved(usize),
     /// The host has stored a received snapshot.
     SnapshotStored(usize, SnapshotId),
+    /// The host could not store a snapshot that is being received, or it is damaged.
+    SnapshotFailed(usize, SnapshotId),
+    /// The host can't read the snapshot that this leader sends.
+    SnapshotUnreadable(usize, SnapshotId),
+    /// The host's disk is full: this leader is told to step down.
+    StepDown(usize),
+    /// The first server's connection to the second broke.
+    Unreachable(usize, usize),
 }
 
 /// A model of Raft within bounds.
@@ -220,6 +244,16 @@ pub fn place_of(id: ServerId) -> usize {
     usize::try_from(id.node.0).unwrap_or(usize::MAX).saturating_sub(1)
 }
 
+/// The snapshots that a leader feeds its followers, by index and term.
+fn sent_snapshots(node: &Node) -> BTreeSet<(Index, Term)> {
+    let Role::Leader(leader) = &node.role else { return BTreeSet::new() };
+    let sent = leader.progress.values().filter_map(|progress| match &progress.mode {
+        Mode::Snapshot { meta, .. } => Some((meta.id.index, meta.id.term)),
+        Mode::Probe { .. } | Mode::Replicate => None,
+    });
+    sent.collect()
+}
+
 impl RaftModel {
     /// A model within bounds.
     pub fn new(bounds: Bounds, watch: Watch) -> Self {
@@ -239,7 +273,11 @@ impl RaftModel {
             check_quorum: bounds.check_quorum,
             eager_commit: bounds.eager_commit,
             max_append_entries: bounds.append_entries,
+            max_append_bytes: bounds.append_bytes,
             max_inflight: bounds.inflight,
+            max_inflight_bytes: bounds.inflight_bytes,
+            max_uncommitted_bytes: bounds.uncommitted_bytes,
+            snapshot_credit: bounds.credit,
             trailing_entries: bounds.trailing,
             reach_back: bounds.reach_back,
             catch_up_slack: 0,
@@ -386,6 +424,7 @@ impl RaftModel {
     ) -> World {
         server.gate.rebase();
         sort_sends(&mut server.gate);
+        drop_unheard(&mut server.gate);
         let (ghosts, packets) = observer.finish(&server, restarted);
         let mut next = world.clone();
         if let Some(ghosts) = ghosts {
@@ -473,11 +512,35 @@ impl RaftModel {
                 world.servers[*place] = Hashed::new(server, 1, &self.names);
                 self.step(&world, *place, command(Command::SnapshotStored(*id)))
             }
+            Action::SnapshotFailed(place, id) => {
+                world.spent.snapshot_failures += 1;
+                let mut server = world.server(*place).clone();
+                server.storing.retain(|meta| meta.id != *id);
+                world.servers[*place] = Hashed::new(server, 1, &self.names);
+                self.step(&world, *place, command(Command::SnapshotFailed(*id)))
+            }
+            Action::SnapshotUnreadable(place, id) => {
+                world.spent.snapshot_failures += 1;
+                self.step(&world, *place, command(Command::SnapshotUnreadable(*id)))
+            }
+            Action::StepDown(place) => {
+                world.spent.step_downs += 1;
+                self.step(&world, *place, command(Command::StepDown))
+            }
+            Action::Unreachable(place, other) => {
+                world.spent.unreachables += 1;
+                self.step(&world, *place, command(Command::Unreachable(id_at(*other))))
+            }
         }
     }
 
     /// The state where the search starts.
     fn start(&self) -> World {
+        if self.bounds.split_disk && !self.bounds.start.is_empty() {
+            // On the way there nobody crashes, and each write is durable at once.
+            let bounds = Bounds { split_disk: false, ..Bounds::clone(&self.bounds) };
+            return Self { bounds: Arc::new(bounds), ..self.clone() }.start();
+        }
         let mut world = self.first();
         for (from, to, term, index) in self.bounds.acks {
             let (from, to) = (id_at(*from), id_at(*to));
@@ -557,6 +620,9 @@ impl RaftModel {
                     }
                     Change::Promote(at) => MembershipChange::Promote(id_at(at)),
                     Change::Remove(at) => MembershipChange::Remove(id_at(at)),
+                    Change::SetAddress(at) => {
+                        MembershipChange::SetAddress { id: id_at(at), address: Arc::from("moved") }
+                    }
                 };
                 actions.push(Action::Reconfigure(place, change));
             }
@@ -571,6 +637,27 @@ impl RaftModel {
         }
         let storing = server.storing.iter();
         actions.extend(storing.map(|meta| Action::SnapshotStored(place, meta.id)));
+        if spent.snapshot_failures < most.snapshot_failures {
+            let received = server.node.install.iter().map(|install| install.meta.id);
+            let storing = server.storing.iter().map(|meta| meta.id);
+            let failing: BTreeSet<_> =
+                received.chain(storing).map(|id| (id.index, id.term)).collect();
+            actions.extend(
+                failing
+                    .into_iter()
+                    .map(|(index, term)| Action::SnapshotFailed(place, SnapshotId { index, term })),
+            );
+            actions.extend(sent_snapshots(&server.node).into_iter().map(|(index, term)| {
+                Action::SnapshotUnreadable(place, SnapshotId { index, term })
+            }));
+        }
+        if leads && spent.step_downs < most.step_downs {
+            actions.push(Action::StepDown(place));
+        }
+        if spent.unreachables < most.unreachables {
+            let others = (0..self.bounds.servers()).filter(|other| *other != place);
+            actions.extend(others.map(|other| Action::Unreachable(place, other)));
+        }
     }
 }
 

@@ -3,8 +3,8 @@
 use spec::{
     machine::Event,
     raft::{
-        Durable, Entry, HardState, Index, Message, Node, Role, ServerId, SnapshotMeta, Term, Timer,
-        Write, message::AppendResult,
+        Command, Durable, Entry, HardState, Index, MembershipChange, Message, Node, Role, ServerId,
+        SnapshotId, SnapshotMeta, Term, Timer, Write, message::AppendResult, progress::Mode,
     },
 };
 
@@ -42,6 +42,22 @@ pub enum Broken {
     LinearizableReads,
     /// `log_reaches_back`
     LogReachesBack,
+    /// `snapshot_named_first`
+    SnapshotNamedFirst,
+    /// `stale_rejection_ignored`
+    StaleRejectionIgnored,
+    /// `proposals_bounded`
+    ProposalsBounded,
+    /// `snapshot_credit_kept`
+    SnapshotCreditKept,
+    /// `unreadable_snapshot_waits`
+    UnreadableSnapshotWaits,
+    /// `steps_down_when_told`
+    StepsDownWhenTold,
+    /// `unreachable_others_matter_not`
+    UnreachableOthersMatterNot,
+    /// `address_is_data`
+    AddressIsData,
 }
 
 impl Broken {
@@ -60,12 +76,21 @@ impl Broken {
             Self::SnapshotIsPrefix => 9,
             Self::LinearizableReads => 10,
             Self::LogReachesBack => 11,
+            Self::SnapshotNamedFirst => 12,
+            Self::StaleRejectionIgnored => 13,
+            Self::ProposalsBounded => 14,
+            Self::SnapshotCreditKept => 15,
+            Self::UnreadableSnapshotWaits => 16,
+            Self::StepsDownWhenTold => 17,
+            Self::UnreachableOthersMatterNot => 18,
+            Self::AddressIsData => 19,
         }
     }
 }
 
 /// Watches one server's step.
 pub struct Observer<'a> {
+    model: &'a RaftModel,
     world: &'a World,
     place: usize,
     /// The ghosts, once they differ from the world's.
@@ -75,12 +100,26 @@ pub struct Observer<'a> {
     pre_vote: Option<(HardState, bool)>,
     /// A leader looks at its quorum, and hears none.
     deaf: bool,
+    /// The command of this step.
+    command: Option<Command>,
+    /// A follower rejected entries behind this index.
+    rejection: Option<(ServerId, Index)>,
 }
 
 impl<'a> Observer<'a> {
     /// Watches the server at a place from this world on.
-    pub fn new(_: &RaftModel, world: &'a World, place: usize) -> Self {
-        Self { world, place, ghosts: None, packets: Vec::new(), pre_vote: None, deaf: false }
+    pub fn new(model: &'a RaftModel, world: &'a World, place: usize) -> Self {
+        Self {
+            model,
+            world,
+            place,
+            ghosts: None,
+            packets: Vec::new(),
+            pre_vote: None,
+            deaf: false,
+            command: None,
+            rejection: None,
+        }
     }
 
     fn ghosts(&self) -> &Ghosts {
@@ -133,6 +172,21 @@ impl<'a> Observer<'a> {
         if self.deaf {
             self.hold(Broken::StepsDownWithoutQuorum, !leads(&server.node));
         }
+        if let Role::Leader(leader) = &server.node.role {
+            let within = self.packets.iter().all(|packet| match &packet.message {
+                Message::InstallSnapshot(install) => {
+                    leader.progress.get(&packet.to).is_none_or(|progress| match progress.mode {
+                        Mode::Snapshot { acked, .. } => {
+                            install.number < acked + self.model.bounds.credit
+                        }
+                        Mode::Probe { .. } | Mode::Replicate => false,
+                    })
+                }
+                _ => true,
+            });
+            self.hold(Broken::SnapshotCreditKept, within);
+        }
+        self.look_at_command(&before.node, &server.node);
         (self.ghosts, self.packets)
     }
 
@@ -169,6 +223,62 @@ impl<'a> Observer<'a> {
         }
     }
 
+    /// What a command, or a rejection, may do.
+    fn look_at_command(&mut self, before: &Node, after: &Node) {
+        match self.command.take() {
+            Some(Command::Propose(_)) => {
+                let uncommitted = uncommitted_bytes(before);
+                let refused = before.log.last_index() == after.log.last_index();
+                let bounded = uncommitted <= self.model.bounds.uncommitted_bytes || refused;
+                self.hold(Broken::ProposalsBounded, bounded);
+            }
+            Some(Command::Reconfigure { change: MembershipChange::SetAddress { .. }, .. }) => {
+                let suffrages = |node: &Node| {
+                    let servers = &node.membership.configuration.servers;
+                    servers.iter().map(|(id, m)| (*id, m.suffrage)).collect::<Vec<_>>()
+                };
+                self.hold(Broken::AddressIsData, suffrages(before) == suffrages(after));
+            }
+            Some(Command::StepDown) => {
+                let follows = !matches!(after.role, Role::Leader(_));
+                self.hold(Broken::StepsDownWhenTold, follows);
+            }
+            Some(Command::Unreachable(server)) => {
+                let leads = matches!(before.role, Role::Leader(_));
+                let matters = leads || before.leader == Some(server);
+                self.hold(Broken::UnreachableOthersMatterNot, matters || before == after);
+            }
+            Some(Command::SnapshotUnreadable(id)) => {
+                let again = self.packets.iter().any(|packet| {
+                    matches!(&packet.message, Message::InstallSnapshot(i) if i.meta.id == id)
+                });
+                self.hold(Broken::UnreadableSnapshotWaits, !again);
+            }
+            Some(
+                Command::Read { .. }
+                | Command::Reconfigure { .. }
+                | Command::Transfer { .. }
+                | Command::Form(_)
+                | Command::SnapshotSaved { .. }
+                | Command::SnapshotStored(_)
+                | Command::SnapshotFailed(_),
+            )
+            | None => {}
+        }
+        if let Some((from, rejected)) = self.rejection
+            && let (Role::Leader(leader), Role::Leader(later)) = (&before.role, &after.role)
+            && let (Some(known), Some(later)) =
+                (leader.progress.get(&from), later.progress.get(&from))
+            && matches!(known.mode, Mode::Replicate)
+            && rejected <= known.match_index
+        {
+            let kept = known.mode == later.mode
+                && known.next_index == later.next_index
+                && known.inflight == later.inflight;
+            self.hold(Broken::StaleRejectionIgnored, kept);
+        }
+    }
+
     /// Whether a majority of the voters have an entry on their disks.
     fn is_durable_on_quorum(&self, server: &Server, entry: &Entry) -> bool {
         is_majority(&server.node.membership.configuration, |id| {
@@ -184,6 +294,12 @@ impl<'a> Observer<'a> {
             has_entry(disk, entry.index, entry.term)
         })
     }
+}
+
+/// Bytes of the entries that a server doesn't know to be committed.
+pub fn uncommitted_bytes(node: &Node) -> usize {
+    let entries = node.log.entries.iter().filter(|entry| entry.index > node.commit_index);
+    entries.map(Entry::size).sum()
 }
 
 /// Whether a disk has an entry, or a snapshot that holds it.
@@ -208,7 +324,15 @@ impl Listener for Observer<'_> {
                     });
                 }
             }
-            Event::Receive { .. } | Event::Fire(_) | Event::Durable(_) | Event::Command(_) => {}
+            Event::Receive { from, message: Message::Appended(appended) } => {
+                if let AppendResult::Conflict { rejected, .. } = appended.result
+                    && appended.term == node.hard_state.term
+                {
+                    self.rejection = Some((*from, rejected));
+                }
+            }
+            Event::Command(command) => self.command = Some(command.clone()),
+            Event::Receive { .. } | Event::Fire(_) | Event::Durable(_) => {}
         }
     }
 
@@ -270,9 +394,15 @@ impl Listener for Observer<'_> {
         }
     }
 
-    fn restore(&mut self, meta: &SnapshotMeta) {
+    fn restore(&mut self, disk: &Durable, meta: &SnapshotMeta) {
         let holds = is_prefix(self.ghosts(), meta);
         self.hold(Broken::SnapshotIsPrefix, holds);
+        self.hold(Broken::SnapshotNamedFirst, names_snapshot(disk, meta.id));
+    }
+
+    fn compacted(&mut self, disk: &Durable, snapshot: SnapshotId, base: SnapshotId) {
+        let named = names_snapshot(disk, snapshot) && base.index <= disk.base.index;
+        self.hold(Broken::SnapshotNamedFirst, named);
     }
 
     fn read_ready(&mut self, n: u64, index: Index) {
@@ -288,6 +418,11 @@ impl Listener for Observer<'_> {
         let own = id_at(self.place);
         self.change().reads.retain(|(who, m, _)| *who != own || *m != n);
     }
+}
+
+/// Whether a disk names a snapshot, or a newer one.
+fn names_snapshot(disk: &Durable, id: SnapshotId) -> bool {
+    disk.snapshot.as_ref().is_some_and(|meta| id.index <= meta.id.index)
 }
 
 /// Whether a snapshot holds a prefix of what is committed, with the configuration of that prefix.

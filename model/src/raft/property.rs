@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 
 use spec::raft::{
-    Configuration, Index, Node, Request, Role, ServerId, SnapshotId, Suffrage, invariant,
+    Configuration, Entry, Index, Message, Node, Request, Role, ServerId, SnapshotId, Suffrage,
+    invariant, progress::Mode,
 };
 use stateright::Property;
 
 use super::{
-    model::{RaftModel, place_of},
-    observe::{Broken, has_entry, is_prefix},
+    model::{Change, RaftModel, place_of},
+    observe::{Broken, has_entry, is_prefix, uncommitted_bytes},
     progress,
     world::{Server, State, World},
 };
@@ -41,6 +42,12 @@ pub fn of(model: &RaftModel) -> Vec<Property<RaftModel>> {
         ("cluster_time_monotone", |_, s| nodes(s, cluster_time_monotone)),
         ("log_consecutive", |_, s| nodes(s, invariant::log_consecutive)),
         ("indexes_ordered", |_, s| nodes(s, invariant::indexes_ordered)),
+        ("applied_ordered", |_, s| s.world.servers.iter().all(|part| applied_ordered(&part.value))),
+        ("window_bounded", |model, s| nodes(s, |node| window_bounded(model, node))),
+        ("window_consistent", |_, s| nodes(s, window_consistent)),
+        ("appends_bounded", |model, s| appends_bounded(model, &s.world)),
+        ("stale_rejection_ignored", |_, s| unbroken(s, Broken::StaleRejectionIgnored)),
+        ("uncommitted_counted", |_, s| nodes(s, uncommitted_counted)),
         ("terms_ordered", |_, s| nodes(s, invariant::terms_ordered)),
         ("role_consistent", |_, s| nodes(s, invariant::role_consistent)),
     ];
@@ -63,6 +70,7 @@ pub fn of(model: &RaftModel) -> Vec<Property<RaftModel>> {
         sometimes.push(("elects_again", |_, s| s.world.ghosts().leaders.len() > 1));
     }
     if most.requests > 0 {
+        always.push(("proposals_bounded", |_, s| unbroken(s, Broken::ProposalsBounded)));
         sometimes
             .push(("commits_request", |_, s| commits(s, |r| matches!(r, Request::Command(_)))));
     }
@@ -99,6 +107,8 @@ pub fn of(model: &RaftModel) -> Vec<Property<RaftModel>> {
     }
     if most.snapshots > 0 {
         always.push(("snapshot_is_prefix", |_, s| snapshot_is_prefix(s)));
+        always.push(("snapshot_named_first", |_, s| unbroken(s, Broken::SnapshotNamedFirst)));
+        always.push(("snapshot_credit_kept", |_, s| unbroken(s, Broken::SnapshotCreditKept)));
         if model.bounds.reach_back {
             always.push(("log_reaches_back", |_, s| unbroken(s, Broken::LogReachesBack)));
         }
@@ -114,12 +124,40 @@ pub fn of(model: &RaftModel) -> Vec<Property<RaftModel>> {
             snapshots.count() > usize::from(s.world.spent.snapshots)
         }));
     }
+    if model.bounds.inflight > 1 {
+        sometimes.push(("fills_window", |model, s| {
+            any(s, |node| match &node.role {
+                Role::Leader(leader) => leader.progress.values().any(|progress| {
+                    progress.inflight.len() >= model.bounds.inflight
+                        || progress.inflight_bytes >= model.bounds.inflight_bytes
+                }),
+                Role::Follower | Role::PreCandidate { .. } | Role::Candidate { .. } => false,
+            })
+        }));
+    }
+    if most.snapshot_failures > 0 {
+        always.push(("unreadable_snapshot_waits", |_, s| {
+            unbroken(s, Broken::UnreadableSnapshotWaits)
+        }));
+    }
+    if most.step_downs > 0 {
+        always.push(("steps_down_when_told", |_, s| unbroken(s, Broken::StepsDownWhenTold)));
+        sometimes.push(("steps_down", |_, s| s.world.spent.step_downs > 0));
+    }
+    if most.unreachables > 0 {
+        always.push(("unreachable_others_matter_not", |_, s| {
+            unbroken(s, Broken::UnreachableOthersMatterNot)
+        }));
+    }
+    if model.bounds.changes.iter().any(|change| matches!(change, Change::SetAddress(_))) {
+        always.push(("address_is_data", |_, s| unbroken(s, Broken::AddressIsData)));
+    }
     if most.transfers > 0 {
         sometimes.push(("asked_to_lead", |_, s| {
             s.world
                 .packets
                 .iter()
-                .any(|packet| matches!(packet.value.message, spec::raft::Message::TimeoutNow(_)))
+                .any(|packet| matches!(packet.value.message, Message::TimeoutNow(_)))
         }));
     }
     if most.reads > 0 {
@@ -141,7 +179,7 @@ fn unbroken(state: &State, property: Broken) -> bool {
     state.world.ghosts().broken & property.bit() == 0
 }
 
-fn nodes(state: &State, holds: fn(&Node) -> bool) -> bool {
+fn nodes(state: &State, holds: impl Fn(&Node) -> bool) -> bool {
     state.world.servers.iter().all(|server| holds(&server.value.node))
 }
 
@@ -238,6 +276,63 @@ pub fn cluster_time_monotone(node: &Node) -> bool {
         least = entry.time;
         monotone
     })
+}
+
+/// `snapshot <= applied <= commit`: what the host has applied is what the disk's snapshot holds, or more, and committed.
+///
+/// By the disk's snapshot: an installed one is applied once its record is durable.
+pub fn applied_ordered(server: &Server) -> bool {
+    let snapshot = server.disk.snapshot.as_ref().map_or(Index(0), |meta| meta.id.index);
+    snapshot <= server.applied && server.applied <= server.node.commit_index
+}
+
+/// Under way to a follower are no more messages than the window holds, and but for the last one fewer bytes.
+pub fn window_bounded(model: &RaftModel, node: &Node) -> bool {
+    let Role::Leader(leader) = &node.role else { return true };
+    leader.progress.values().all(|progress| {
+        let all_but_last = progress.inflight.len().saturating_sub(1);
+        let bytes: usize =
+            progress.inflight.iter().take(all_but_last).map(|(_, bytes)| bytes).sum();
+        progress.inflight.len() <= model.bounds.inflight && bytes < model.bounds.inflight_bytes
+    })
+}
+
+/// No AppendEntries has more entries than one may have, or more bytes unless a single entry has them.
+pub fn appends_bounded(model: &RaftModel, world: &World) -> bool {
+    world.packets.iter().all(|packet| {
+        let Message::AppendEntries(append) = &packet.value.message else { return true };
+        let bytes: usize = append.entries.iter().map(Entry::size).sum();
+        let count = append.entries.len();
+        count <= model.bounds.append_entries && (count < 2 || bytes <= model.bounds.append_bytes)
+    })
+}
+
+/// Under way to a follower, where its log is known to agree, is what it was sent beyond what it has, whole and in order;
+/// else nothing counts as under way. The bytes are theirs.
+pub fn window_consistent(node: &Node) -> bool {
+    let Role::Leader(leader) = &node.role else { return true };
+    leader.progress.values().all(|progress| {
+        let mut last = progress.match_index;
+        let mut ordered = true;
+        for (index, _) in &progress.inflight {
+            ordered &= last < *index;
+            last = *index;
+        }
+        let bytes: usize = progress.inflight.iter().map(|(_, bytes)| bytes).sum();
+        let whole = match progress.mode {
+            Mode::Replicate => progress.next_index == last.next(),
+            Mode::Probe { .. } | Mode::Snapshot { .. } => progress.inflight.is_empty(),
+        };
+        ordered && whole && bytes == progress.inflight_bytes
+    })
+}
+
+/// A leader counts the bytes of its entries that aren't committed, and no others.
+pub fn uncommitted_counted(node: &Node) -> bool {
+    match &node.role {
+        Role::Leader(leader) => leader.uncommitted_bytes == uncommitted_bytes(node),
+        Role::Follower | Role::PreCandidate { .. } | Role::Candidate { .. } => true,
+    }
 }
 
 /// The configuration in force is the newest one of the log, or the snapshot's where there is none behind it.

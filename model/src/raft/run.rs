@@ -4,8 +4,11 @@ use std::collections::VecDeque;
 
 use spec::{
     entropy::Least,
+    gate::Gate,
     machine::{Context, Effect, Event, Machine, Ticket},
-    raft::{Durable, Entry, Index, Message, Node, Output, ServerId, SnapshotMeta, Write},
+    raft::{
+        Durable, Entry, Index, Message, Node, Output, ServerId, SnapshotId, SnapshotMeta, Write,
+    },
     time::Instant,
 };
 
@@ -21,12 +24,31 @@ pub trait Listener {
     fn send(&mut self, disk: &Durable, to: ServerId, message: Message);
     /// The host is told that an entry is committed, and applies it.
     fn commit(&mut self, _server: &Server, _entry: &Entry) {}
-    /// The host is told to restore a snapshot.
-    fn restore(&mut self, _meta: &SnapshotMeta) {}
+    /// The host is told to restore a snapshot, on this disk.
+    fn restore(&mut self, _disk: &Durable, _meta: &SnapshotMeta) {}
+    /// The host is told, on this disk, that what a snapshot stands for may go.
+    fn compacted(&mut self, _disk: &Durable, _snapshot: SnapshotId, _base: SnapshotId) {}
     /// The host is told that a read may be served from this index on.
     fn read_ready(&mut self, _n: u64, _index: Index) {}
     /// The host is told that a read failed.
     fn read_failed(&mut self, _n: u64) {}
+}
+
+/// Drops what waits in a gate for nothing but those before it, and on which the host here does nothing: a follower that
+/// hears its leader again and again while its disk is slow would have states without end.
+pub fn drop_unheard(gate: &mut Gate<Node>) {
+    let heard = |output: &Output| {
+        matches!(
+            output,
+            Output::Committed(_)
+                | Output::Restore(_)
+                | Output::FinishSnapshot(_)
+                | Output::Compacted { .. }
+                | Output::ReadReady { .. }
+                | Output::ReadFailed { .. }
+        )
+    };
+    gate.emits.retain(|(after, output)| *after != Ticket::NONE || heard(output));
 }
 
 /// A server's step under way.
@@ -117,12 +139,15 @@ impl<L: Listener> Run<'_, L> {
                 }
             }
             Output::Restore(meta) => {
-                self.listener.restore(&meta);
+                self.listener.restore(&self.server.disk, &meta);
                 self.server.applied = meta.id.index;
             }
             Output::FinishSnapshot(meta) => {
                 self.server.storing.retain(|other| other.id != meta.id);
                 self.server.storing.push(meta);
+            }
+            Output::Compacted { snapshot, base } => {
+                self.listener.compacted(&self.server.disk, snapshot, base);
             }
             Output::ReadReady { n, index } => self.listener.read_ready(n, index),
             Output::ReadFailed { n } => self.listener.read_failed(n),
@@ -134,7 +159,6 @@ impl<L: Listener> Run<'_, L> {
             | Output::CaughtUp(_)
             | Output::LeaderHeard
             | Output::StoreChunk { .. }
-            | Output::Compacted { .. }
             | Output::Dropped(_) => {}
         }
     }

@@ -3,7 +3,7 @@
 use super::{
     model::{
         Bounds,
-        Change::{Add, Promote, Remove},
+        Change::{Add, Promote, Remove, SetAddress},
         Disk, Heartbeat, RaftModel,
         Start::{Append, Commit, Elect},
     },
@@ -63,6 +63,9 @@ const NONE: Spent = Spent {
     snapshots: 0,
     transfers: 0,
     reads: 0,
+    step_downs: 0,
+    unreachables: 0,
+    snapshot_failures: 0,
 };
 
 /// The scopes of Raft.
@@ -71,6 +74,8 @@ pub fn scopes() -> Vec<Scope> {
     all.extend(logs());
     all.extend(clusters());
     all.extend(reads());
+    all.extend(hosts());
+    all.extend(crashes());
     all
 }
 
@@ -193,6 +198,34 @@ fn logs() -> Vec<Scope> {
                 ..Bounds::default()
             },
         ),
+        live(
+            "raft-pipeline",
+            Ci,
+            CORE,
+            "2 servers and a window of two messages, 2 requests, two elections.",
+            Bounds {
+                voters: 2,
+                terms: 3,
+                most: Spent { timeouts: 2, requests: 2, heartbeats: 1, ..NONE },
+                ..pipeline()
+            },
+        ),
+        live(
+            "raft-window-bytes",
+            Ci,
+            CORE,
+            "2 servers, 4 requests, and bounds of bytes: for one entry in a message, one under way, two not committed.",
+            Bounds {
+                voters: 2,
+                terms: 2,
+                most: Spent { requests: 4, heartbeats: 1, ..NONE },
+                inflight: 4,
+                append_bytes: 40,
+                inflight_bytes: 33,
+                uncommitted_bytes: 60,
+                ..pipeline()
+            },
+        ),
         safe(
             "raft-old-acks",
             Ci,
@@ -209,6 +242,17 @@ fn logs() -> Vec<Scope> {
             },
         ),
     ]
+}
+
+/// Entries sent ahead of their answers, as the agent sends them: two messages of two entries, and word of each commit.
+fn pipeline() -> Bounds {
+    Bounds {
+        append_entries: 2,
+        inflight: 2,
+        eager_commit: true,
+        start: &[Elect(0, &[])],
+        ..Bounds::default()
+    }
 }
 
 /// Server 1 led term 2, committed its first entry everywhere, and crashed.
@@ -406,6 +450,140 @@ fn clusters() -> Vec<Scope> {
                 most: Spent { timeouts: 1, changes: 2, heartbeats: 1, ..NONE },
                 start: &[Elect(0, &[])],
                 changes: &[Add(2), Promote(2)],
+                ..Bounds::default()
+            },
+        ),
+    ]
+}
+
+/// What hosts tell: full disks, broken connections, files that fail, new addresses.
+fn hosts() -> Vec<Scope> {
+    vec![
+        live(
+            "raft-step-down",
+            Ci,
+            PRE_VOTE,
+            "3 servers with pre-vote and CheckQuorum, a leader whose disk is full, a connection that breaks; an election.",
+            Bounds {
+                terms: 2,
+                most: Spent {
+                    timeouts: 1,
+                    quorum_checks: 1,
+                    step_downs: 1,
+                    unreachables: 1,
+                    ..NONE
+                },
+                pre_vote: true,
+                check_quorum: true,
+                start: &[Elect(0, &[])],
+                ..Bounds::default()
+            },
+        ),
+        live(
+            "raft-snapshot-failures",
+            Ci,
+            SNAPSHOT,
+            "A voter and a learner that is behind, two snapshots of which files can't be stored or read, a request.",
+            Bounds {
+                voters: 1,
+                learners: 1,
+                terms: 1,
+                most: Spent {
+                    requests: 1,
+                    snapshots: 2,
+                    heartbeats: 1,
+                    snapshot_failures: 2,
+                    ..NONE
+                },
+                chunks: 3,
+                credit: 2,
+                start: &[Elect(0, &[1])],
+                ..Bounds::default()
+            },
+        ),
+        live(
+            "raft-address",
+            Ci,
+            MEMBERSHIP,
+            "3 voters of which one moves to a new address, and is removed; an election.",
+            Bounds {
+                terms: 2,
+                most: Spent { timeouts: 1, changes: 2, ..NONE },
+                start: &[Elect(0, &[])],
+                changes: &[SetAddress(1), Remove(1)],
+                ..Bounds::default()
+            },
+        ),
+    ]
+}
+
+/// Crashes in the midst of snapshots, changes of membership, transfers.
+fn crashes() -> Vec<Scope> {
+    vec![
+        safe(
+            "raft-install-crash",
+            Ci,
+            SNAPSHOT,
+            "A voter and a learner that is behind, writes that take time, two snapshots, a request, a crash that keeps any prefix.",
+            Bounds {
+                voters: 1,
+                learners: 1,
+                terms: 1,
+                most: Spent { requests: 1, snapshots: 2, heartbeats: 2, crashes: 1, ..NONE },
+                split_disk: true,
+                start: &[Elect(0, &[1])],
+                ..Bounds::default()
+            },
+        ),
+        safe(
+            "raft-install-split-disk",
+            Ci,
+            SNAPSHOT,
+            "3 servers whose writes take time, a deposed leader with entries that nobody else has, a snapshot that replaces them, a crash.",
+            Bounds {
+                terms: 3,
+                most: Spent { snapshots: 1, heartbeats: 2, crashes: 1, ..NONE },
+                split_disk: true,
+                start: &[Elect(0, &[]), Append(0), Append(0), Elect(1, &[0])],
+                ..Bounds::default()
+            },
+        ),
+        safe(
+            "raft-snapshot-crash",
+            Ci,
+            SNAPSHOT,
+            "3 servers, one behind, and a snapshot that overtakes it; an election, a crash.",
+            Bounds {
+                terms: 2,
+                most: Spent { timeouts: 1, snapshots: 1, heartbeats: 1, crashes: 1, ..NONE },
+                start: &[Elect(0, &[2])],
+                ..Bounds::default()
+            },
+        ),
+        live(
+            "raft-removal-crash",
+            Ci,
+            MEMBERSHIP,
+            "3 voters of which a leader removes two, one by one, itself perhaps among them; an election, a crash.",
+            Bounds {
+                terms: 2,
+                most: Spent { timeouts: 1, changes: 2, crashes: 1, ..NONE },
+                start: &[Elect(0, &[])],
+                changes: &[Remove(0), Remove(1), Remove(2)],
+                ..Bounds::default()
+            },
+        ),
+        live(
+            "raft-transfer-crash",
+            Ci,
+            TRANSFER,
+            "3 servers, one behind, and a leader that hands over, perhaps to that one; a crash.",
+            Bounds {
+                terms: 2,
+                most: Spent { transfers: 1, timeouts: 1, crashes: 1, ..NONE },
+                pre_vote: true,
+                check_quorum: true,
+                start: &[Elect(0, &[]), Commit(0, &[2])],
                 ..Bounds::default()
             },
         ),

@@ -30,6 +30,9 @@ fn mixed() -> Bounds {
             snapshots: 1,
             transfers: 1,
             reads: 2,
+            step_downs: 1,
+            unreachables: 1,
+            snapshot_failures: 1,
         },
         split_disk: true,
         pre_vote: true,
@@ -69,6 +72,10 @@ fn rename_action(model: &RaftModel, action: &Action, names: &Renaming) -> Option
         Action::Transfer(place, to) => Action::Transfer(at(*place), at(*to)),
         Action::SnapshotSaved(place) => Action::SnapshotSaved(at(*place)),
         Action::SnapshotStored(place, id) => Action::SnapshotStored(at(*place), *id),
+        Action::SnapshotFailed(place, id) => Action::SnapshotFailed(at(*place), *id),
+        Action::SnapshotUnreadable(place, id) => Action::SnapshotUnreadable(at(*place), *id),
+        Action::StepDown(place) => Action::StepDown(at(*place)),
+        Action::Unreachable(place, other) => Action::Unreachable(at(*place), at(*other)),
         Action::Reconfigure(..) => return None,
     })
 }

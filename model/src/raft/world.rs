@@ -165,6 +165,12 @@ pub struct Spent {
     pub transfers: u8,
     /// Reads.
     pub reads: u8,
+    /// Times that a host's disk is full.
+    pub step_downs: u8,
+    /// Connections that break.
+    pub unreachables: u8,
+    /// Files of snapshots that can't be written or read.
+    pub snapshot_failures: u8,
 }
 
 /// All that there is at one moment.
