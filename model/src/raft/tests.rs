@@ -5,7 +5,13 @@ use std::{collections::BTreeSet, sync::Arc};
 use stateright::Model as _;
 
 use super::{
-    model::{Action, Bounds, RaftModel, id_at, place_of},
+    model::{
+        Action, Bounds,
+        Change::{Promote, Remove, SetAddress},
+        RaftModel,
+        Start::Elect,
+        id_at, place_of,
+    },
     property::Watch,
     rename::{Rename, Renaming},
     world::{Hashed, Spent, State, World},
@@ -171,6 +177,11 @@ fn reachable(model: &RaftModel) -> (BTreeSet<u64>, usize) {
     (without_messages, seen.len())
 }
 
+/// Two servers and as many terms, with nothing that happens yet.
+fn two() -> Bounds {
+    Bounds { voters: 2, terms: 2, ..Bounds::default() }
+}
+
 #[test]
 fn dropping_dead_messages_loses_no_state_of_the_servers() {
     let small = [
@@ -199,6 +210,78 @@ fn dropping_dead_messages_loses_no_state_of_the_servers() {
             most: Spent { timeouts: 2, crashes: 1, ..Spent::default() },
             split_disk: true,
             ..Bounds::default()
+        },
+        // Reads of both, and a crash of who asked.
+        Bounds {
+            most: Spent { timeouts: 1, reads: 1, crashes: 1, ..Spent::default() },
+            start: &[Elect(0, &[])],
+            ..two()
+        },
+        // A window of several messages, and connections that break.
+        Bounds {
+            most: Spent { timeouts: 1, requests: 2, unreachables: 1, ..Spent::default() },
+            append_entries: 2,
+            inflight: 2,
+            eager_commit: true,
+            start: &[Elect(0, &[])],
+            ..two()
+        },
+        // A leader that hands over, and one that steps down.
+        Bounds {
+            most: Spent {
+                timeouts: 1,
+                requests: 1,
+                transfers: 1,
+                step_downs: 1,
+                ..Spent::default()
+            },
+            pre_vote: true,
+            check_quorum: true,
+            start: &[Elect(0, &[])],
+            ..two()
+        },
+        // A snapshot for a voter that is behind, while another is elected.
+        Bounds {
+            voters: 3,
+            most: Spent { timeouts: 1, snapshots: 1, heartbeats: 1, ..Spent::default() },
+            start: &[Elect(0, &[2])],
+            ..two()
+        },
+        // A snapshot of several chunks, whose file may fail.
+        Bounds {
+            voters: 1,
+            learners: 1,
+            most: Spent {
+                snapshots: 1,
+                heartbeats: 1,
+                snapshot_failures: 1,
+                crashes: 1,
+                ..Spent::default()
+            },
+            chunks: 2,
+            start: &[Elect(0, &[1])],
+            ..two()
+        },
+        // A learner that catches up by a snapshot and is promoted, and removed.
+        Bounds {
+            voters: 1,
+            learners: 1,
+            most: Spent {
+                timeouts: 1,
+                changes: 2,
+                snapshots: 1,
+                heartbeats: 1,
+                ..Spent::default()
+            },
+            changes: &[Promote(1), Remove(1)],
+            ..two()
+        },
+        // Voters of which either may be removed, or move.
+        Bounds {
+            most: Spent { timeouts: 1, changes: 2, ..Spent::default() },
+            start: &[Elect(0, &[])],
+            changes: &[Remove(0), Remove(1), SetAddress(1)],
+            ..two()
         },
     ];
     for bounds in small {
