@@ -210,6 +210,13 @@ fn logs() -> Vec<Scope> {
                 ..pipeline()
             },
         ),
+        safe(
+            "raft-pipeline-three",
+            Deep,
+            CORE,
+            "3 servers and a window of two messages, 2 requests, an election.",
+            Bounds { terms: 2, most: Spent { timeouts: 1, requests: 2, ..NONE }, ..pipeline() },
+        ),
         live(
             "raft-window-bytes",
             Ci,
