@@ -180,6 +180,18 @@ fn logs() -> Vec<Scope> {
             },
         ),
         safe(
+            "raft-crash-3-terms",
+            Ci,
+            CORE,
+            "3 servers, one of which leads: 2 more terms, a crash.",
+            Bounds {
+                terms: 3,
+                most: Spent { timeouts: 2, crashes: 1, ..NONE },
+                start: &[Elect(0, &[])],
+                ..Bounds::default()
+            },
+        ),
+        safe(
             "raft-conflict-3-terms",
             Deep,
             CORE,
