@@ -162,11 +162,16 @@ fn servers_leave_one_after_another_while_clients_write_and_nothing_is_lost() {
             })
             .unwrap();
             let health = format!("/v1/health/node/{}", gone.name);
-            wait_for("its node's end", LIMIT, || {
+            let mut last = None;
+            let ended = wait_for("its node's end", LIMIT, || {
                 let checks = agent.client().get(&health).ok()?.json().ok()?;
+                last = Some(checks.clone());
                 checks.as_array()?.is_empty().then_some(())
-            })
-            .unwrap();
+            });
+            ended.unwrap_or_else(|error| {
+                let logs: Vec<_> = agents.iter().map(|a| a.process.log_tail(60)).collect();
+                panic!("{error}: {last:?}\n{}\n{}", logs.join("\n"), gone.process.log_tail(60))
+            });
         }
         goes_on("writes at those that stay");
     }
