@@ -296,6 +296,21 @@ fn reads() -> Vec<Scope> {
                 ..Bounds::default()
             },
         ),
+        live(
+            "raft-read-removal",
+            Ci,
+            READS,
+            "2 voters, two reads, and the removal of one of them.",
+            Bounds {
+                voters: 2,
+                terms: 1,
+                most: Spent { reads: 2, changes: 1, ..NONE },
+                eager_commit: true,
+                start: &[Elect(0, &[])],
+                changes: &[Remove(1)],
+                ..Bounds::default()
+            },
+        ),
         safe(
             "raft-read-restart",
             Ci,

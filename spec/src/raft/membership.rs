@@ -134,6 +134,11 @@ impl Node {
                 );
                 self.reload_membership(turn);
                 self.replicate_to_all(turn);
+                // Of fewer voters those that answered so far may be enough; and a leader that is left alone, amid a round
+                // that asks the one it removed, would never be answered, nor would any later read be.
+                if self.confirm_round(turn) {
+                    self.start_round(turn);
+                }
             }
             Err(reason) => turn.emit(Output::Rejected { request, reason }, Ticket::NONE),
         }
