@@ -158,9 +158,9 @@ impl Shared {
                 let servers = routing.servers.order().len();
                 attempts.failed(failure, servers, began, self.clock.now(), &mut routing.entropy)
             };
+            // Where its body went with it, it can't be sent again, though nothing came of it.
+            let next = if request.body.is_none() { Next::GiveUp } else { next };
             match next {
-                // Its body went with it, though nothing came of it.
-                _ if request.body.is_none() => return Err(error.into()),
                 Next::AtOnce => {}
                 Next::After(pause) => sleep(pause).await,
                 Next::GiveUp => {
