@@ -141,14 +141,17 @@ impl Running {
             if self.core.inbox.take(&mut inputs, deadline) == Taken::Closed {
                 return Ok(());
             }
+            if inputs.len() <= TURN_INPUTS {
+                self.turn(&mut inputs)?;
+                continue;
+            }
             // A flood of inputs must not hold up what the first of them gave rise to, and timers.
-            while inputs.len() > TURN_INPUTS {
-                let rest = inputs.split_off(TURN_INPUTS);
+            let mut flood = std::mem::take(&mut inputs).into_iter();
+            while flood.len() > 0 {
+                inputs.extend(flood.by_ref().take(TURN_INPUTS));
                 self.turn(&mut inputs)?;
                 self.settle(&mut inputs)?;
-                inputs = rest;
             }
-            self.turn(&mut inputs)?;
         }
     }
 
