@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{
     Inner,
     request::Options,
-    respond::{Failure, Meta, Refusal, Reply},
+    respond::{Meta, Refusal, Reply},
 };
 use crate::server::{Consistency, Server, ServerError, View};
 
@@ -64,7 +64,7 @@ async fn read<Q: Question>(
     options: &Options,
 ) -> Result<(View, Consistency), Refusal> {
     let failed = |error: ServerError| {
-        let refusal = Refusal::from(Failure::from(error));
+        let refusal = Refusal::from(error);
         if Q::CATALOG { Box::new(refusal.with_meta(Meta::default())) } else { refusal }
     };
     let view = inner.server.read(options.consistency).await.map_err(failed)?;
