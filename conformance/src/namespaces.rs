@@ -70,7 +70,7 @@ fn address(member: usize) -> Ipv4Addr {
 
 /// Whether namespaces must be had: CI says so, where it found that they can be. Elsewhere a test without them says that
 /// it was left out.
-fn required() -> bool {
+pub(crate) fn required() -> bool {
     std::env::var_os("PROCONSUL_REQUIRE_NAMESPACES").is_some_and(|value| value == "1")
 }
 

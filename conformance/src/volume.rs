@@ -9,6 +9,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use crate::namespaces;
+
 /// A file system in memory, mounted on a folder; unmounted on drop.
 #[derive(Debug)]
 pub struct Volume(PathBuf);
@@ -28,8 +30,7 @@ impl Volume {
             return Ok(Some(Self(folder.to_owned())));
         }
         let said = String::from_utf8_lossy(&done.stderr);
-        let required = std::env::var_os("PROCONSUL_REQUIRE_NAMESPACES").is_some_and(|v| v == "1");
-        ensure!(!required, "can't mount a file system: {said}");
+        ensure!(!namespaces::required(), "can't mount a file system: {said}");
         println!("left out: can't mount a file system: {said}");
         Ok(None)
     }

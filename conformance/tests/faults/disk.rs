@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use conformance::{
-    agent::{Agent, Options, alone},
+    agent::{Agent, Options, Place, alone},
     http::Address,
     pool::LIMIT,
     ports::Ports,
@@ -54,11 +54,11 @@ fn row_31_who_is_alone_with_a_full_disk_refuses_writes_and_reads_on() {
 
 /// Servers whose data lie on a volume each.
 fn on_volumes(folder: &TempDir, servers: usize) -> Result<Option<(Vec<Agent>, Vec<Volume>)>> {
-    let blocks = (0..servers).map(|_| Ports::take()).collect::<Result<Vec<_>>>()?;
-    let join: Vec<String> =
-        blocks.iter().map(|ports| format!("127.0.0.1:{}", ports.port(2))).collect();
+    let place = |_| Ok(Place::loopback(Ports::take()?));
+    let places = (0..servers).map(place).collect::<Result<Vec<_>>>()?;
+    let join: Vec<String> = places.iter().map(Place::gossip_address).collect();
     let (mut agents, mut volumes) = (Vec::new(), Vec::new());
-    for (n, ports) in blocks.into_iter().enumerate() {
+    for (n, place) in places.into_iter().enumerate() {
         let name = format!("s{}", n + 1);
         let data = folder.path().join(&name).join("data");
         let Some(volume) = Volume::mount(&data, MIB)? else { return Ok(None) };
@@ -66,7 +66,7 @@ fn on_volumes(folder: &TempDir, servers: usize) -> Result<Option<(Vec<Agent>, Ve
         let config = json!({
             "bootstrap_expect": servers, "retry_join": join, "retry_interval": "1s",
         });
-        agents.push(Agent::start_on(ports, &Options::ours(&name)?.config(config), folder.path())?);
+        agents.push(Agent::start_at(place, &Options::ours(&name)?.config(config), folder.path())?);
     }
     for agent in &mut agents {
         agent.wait_until_ready(LIMIT)?;
