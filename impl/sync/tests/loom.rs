@@ -58,16 +58,20 @@ fn explore(model: impl Fn() + Send + Sync + 'static) {
     builder.check(model);
 }
 
+/// Each sends its number.
+fn two_producers(queue: &Arc<GroupCommit<i32>>) -> Vec<thread::JoinHandle<()>> {
+    let produce = |n| {
+        let queue = queue.clone();
+        thread::spawn(move || queue.send(n).unwrap())
+    };
+    (0..2).map(produce).collect()
+}
+
 #[test]
 fn no_item_is_lost_and_no_sleeper_forgotten() {
     explore(|| {
         let queue = Arc::new(GroupCommit::new(8, 8));
-        let producers: Vec<_> = (0..2)
-            .map(|n| {
-                let queue = queue.clone();
-                thread::spawn(move || queue.send(n).unwrap())
-            })
-            .collect();
+        let producers = two_producers(&queue);
         let mut out = Vec::new();
         while out.len() < 2 {
             assert_eq!(queue.take(&mut out, None), Taken::Items);
@@ -85,12 +89,7 @@ fn no_item_is_lost_and_no_sleeper_forgotten() {
 fn with_a_deadline_no_item_is_lost_and_no_sleeper_forgotten() {
     explore(|| {
         let queue = Arc::new(GroupCommit::new(8, 8));
-        let producers: Vec<_> = (0..2)
-            .map(|n| {
-                let queue = queue.clone();
-                thread::spawn(move || queue.send(n).unwrap())
-            })
-            .collect();
+        let producers = two_producers(&queue);
         let mut out = Vec::new();
         let taken = queue.try_take(&mut out);
         assert_eq!(taken, if out.is_empty() { Taken::Deadline } else { Taken::Items });
